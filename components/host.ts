@@ -1,0 +1,129 @@
+import * as command from "@pulumi/command";
+import * as pulumi from "@pulumi/pulumi";
+import * as random from "@pulumi/random";
+import * as vsphere from "@pulumi/vsphere";
+import { macAddress } from "../config/network";
+import type { Fleet, Machine } from "../config/model";
+import { metadata, userData } from "./birth";
+import { hostKeyFromSeed, publicKeyOf } from "./keys";
+import type { Placement } from "./placement";
+
+/** Changes the arguments of a child before it is created. */
+export type Transform<T> = (args: T) => T;
+
+export interface HostArgs {
+  /** The VM in plain values. A change of vcpu, memoryMb or a disk's size changes the VM in place. */
+  machine: Machine;
+  /** The platform's configuration. */
+  config: Fleet["config"];
+  /** Where in the vCenter. */
+  placement: Placement;
+  /** Private key with which the program connects. */
+  sshPrivateKey: pulumi.Input<string>;
+  transform?: {
+    /** The VM's arguments. @example (args) => ({ ...args, cpuReservation: 2000 }) */
+    vm?: Transform<vsphere.VirtualMachineArgs>;
+  };
+}
+
+/**
+ * A Debian VM on vSphere that can be reached over SSH and is known by its host key before the
+ * first connection.
+ *
+ * ### Operations
+ * - vcpu or memoryMb up: hot-added, no reboot (the guest must have been born with hot-add on).
+ * - vcpu or memoryMb down: vSphere shuts the guest down and starts it again.
+ * - address, name: the VM is replaced.
+ * - user data and template: read at birth only; a change touches no living VM.
+ */
+export class Host extends pulumi.ComponentResource {
+  /** Host name, the VM's identity. */
+  readonly name: string;
+  readonly machine: Machine;
+  /** How to connect; every remote command on this VM uses it. */
+  readonly connection: pulumi.Output<command.types.input.remote.ConnectionArgs>;
+  /** Public host key that the VM must present. */
+  readonly hostKey: pulumi.Output<string>;
+  readonly nodes: { readonly vm: vsphere.VirtualMachine; readonly seed: random.RandomBytes };
+
+  constructor(tier: string, args: HostArgs, opts: pulumi.ComponentResourceOptions = {}) {
+    const { machine, config, placement } = args;
+    super("hosting:host:Host", `${tier}-host-${machine.name}`, {}, opts);
+    const child = { parent: this };
+    const template = placement.templates[machine.debian];
+    if (!template) throw new Error(`no template of ${machine.debian} was looked up for ${machine.name}`);
+
+    const seed = new random.RandomBytes(`${tier}-key-${machine.name}`, { length: 32 }, child);
+    const key = seed.base64.apply((s) => hostKeyFromSeed(s, machine.name));
+    const encode = (text: pulumi.Input<string>): pulumi.Output<string> =>
+      pulumi.output(text).apply((t) => Buffer.from(t).toString("base64"));
+    const cloudInit = pulumi
+      .all([key, args.sshPrivateKey])
+      .apply(([hostKey, operator]) => userData(machine, config, hostKey, publicKeyOf(operator)));
+
+    const vmArgs: vsphere.VirtualMachineArgs = {
+      // An explicit name: vCenter shows what operators call the machine.
+      name: machine.name,
+      resourcePoolId: placement.resourcePoolId,
+      datastoreId: placement.datastoreId,
+      folder: placement.folder,
+      tags: [placement.tagId],
+      annotation: `${machine.role} of ${machine.tier}; managed by the fleet program, stack ${config.vsphere.folder}`,
+      numCpus: machine.vcpu,
+      memory: machine.memoryMb,
+      cpuHotAddEnabled: true,
+      memoryHotAddEnabled: true,
+      guestId: template.apply((t) => t.guestId),
+      scsiType: template.apply((t) => t.scsiType),
+      networkInterfaces: [
+        {
+          networkId: placement.networkId,
+          adapterType: "vmxnet3",
+          useStaticMac: true,
+          macAddress: macAddress(machine.address),
+        },
+      ],
+      disks: [
+        { label: "disk0", unitNumber: 0, size: machine.diskGb, thinProvisioned: true },
+        ...(machine.dataDiskGb ? [{ label: "data", unitNumber: 1, size: machine.dataDiskGb, thinProvisioned: true }] : []),
+      ],
+      clone: { templateUuid: template.apply((t) => t.id) },
+      extraConfig: {
+        "guestinfo.metadata": encode(metadata(machine, config.network)),
+        "guestinfo.metadata.encoding": "base64",
+        "guestinfo.userdata": pulumi.secret(encode(cloudInit)),
+        "guestinfo.userdata.encoding": "base64",
+      },
+      // The address is ours to know; waiting for a lease or for tools would only fail later.
+      waitForGuestNetTimeout: 0,
+      waitForGuestIpTimeout: 0,
+      shutdownWaitTimeout: 5,
+    };
+    const vm = new vsphere.VirtualMachine(
+      `${tier}-vm-${machine.name}`,
+      args.transform?.vm ? args.transform.vm(vmArgs) : vmArgs,
+      {
+        ...child,
+        // A rebuilt template or new user data is for VMs yet to be born.
+        ignoreChanges: ["clone.templateUuid", "extraConfig"],
+        protect: machine.role === "nas",
+        customTimeouts: { create: "30m" },
+      },
+    );
+
+    this.name = machine.name;
+    this.machine = machine;
+    this.hostKey = pulumi.unsecret(key.apply((k) => k.publicKey));
+    this.connection = pulumi.secret({
+      host: machine.address,
+      user: config.ssh.user,
+      privateKey: args.sshPrivateKey,
+      hostKey: this.hostKey,
+      // 100 ms growing to 5 s a try: about five minutes for a slow first boot.
+      dialErrorLimit: 70,
+      perDialTimeout: 15,
+    });
+    this.nodes = { vm, seed };
+    this.registerOutputs({ name: this.name, hostKey: this.hostKey });
+  }
+}

@@ -1,0 +1,43 @@
+import { createHmac, createPrivateKey, createPublicKey } from "crypto";
+import * as sshpk from "sshpk";
+
+/** DER header of an ed25519 private key in PKCS #8 (RFC 8410); the 32 bytes of the seed follow it. */
+const pkcs8Ed25519 = Buffer.from("302e020100300506032b657004220420", "hex");
+
+/** An SSH host key pair as sshd and its clients write it. */
+export interface HostKey {
+  /** `openssh-key-v1` text for cloud-init. */
+  readonly privateKey: string;
+  /** `ssh-ed25519 AAAA...`, what a client must be shown. */
+  readonly publicKey: string;
+}
+
+/**
+ * The ed25519 key pair of a seed, always the same one: so the key is known before the machine
+ * exists, and the first connection is already checked against it.
+ * @param seed 32 random bytes in base64.
+ */
+export function hostKeyFromSeed(seed: string, comment: string): HostKey {
+  const bytes = Buffer.from(seed, "base64");
+  if (bytes.length !== 32) throw new Error(`a host key needs a seed of 32 bytes, not ${bytes.length}`);
+  const key = createPrivateKey({ key: Buffer.concat([pkcs8Ed25519, bytes]), format: "der", type: "pkcs8" });
+  const publicPem = createPublicKey(key).export({ format: "pem", type: "spki" }).toString();
+  const privatePem = key.export({ format: "pem", type: "pkcs8" }).toString();
+  const parsed = sshpk.parsePrivateKey(privatePem, "pem");
+  parsed.comment = comment;
+  const publicKey = sshpk.parseKey(publicPem, "pem").toString("ssh").split(" ").slice(0, 2).join(" ");
+  return { privateKey: parsed.toString("ssh-private"), publicKey };
+}
+
+/** Public half of an OpenSSH private key, as a line of authorized_keys. */
+export function publicKeyOf(privateKey: string): string {
+  return sshpk.parsePrivateKey(privateKey, "auto").toPublic().toString("ssh").split(" ").slice(0, 2).join(" ");
+}
+
+/**
+ * Version of a secret: changes when the secret does and tells nothing of it to whoever lacks the
+ * key, so that it may stand in a bundle that reviewers read.
+ */
+export function secretDigest(key: string, secret: string): string {
+  return createHmac("sha256", key).update(secret).digest("hex").slice(0, 32);
+}

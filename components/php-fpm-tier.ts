@@ -1,0 +1,54 @@
+import * as pulumi from "@pulumi/pulumi";
+import type { Fleet, PhpGroup } from "../config/model";
+import { mountPart } from "../templates/nas/mount";
+import { fpmPart, type FpmSurroundings } from "../templates/php/fpm";
+import { vipPart } from "../templates/system/vip";
+import { keepApart } from "./anti-affinity";
+import type { Artefact } from "./host-config";
+import { createTier, type Member, type Platform } from "./tier";
+
+export interface PhpFpmTierArgs {
+  platform: Platform;
+  /** The group: its VMs, its PHP builds, its sites. */
+  group: PhpGroup;
+  /** Addresses of the Apache VMs and of the PHP tier itself. */
+  around: FpmSurroundings;
+  /** The group's PHP builds as archives. */
+  artefacts: readonly pulumi.Input<Artefact>[];
+  /** Where the sites' files are mounted from. */
+  nas: NonNullable<Fleet["config"]["nas"]>;
+  /** What must be configured first: a NAS on a VM. @default nothing */
+  after?: readonly pulumi.Resource[];
+}
+
+/**
+ * One group of PHP VMs: every site is a hardened systemd service of its own, with its own uid, FPM
+ * master and mount namespace, behind a port that systemd holds.
+ *
+ * ### Operations
+ * - a site's pool, php.ini or PHP build: that site's service restarts under its held port; requests
+ *   wait, none is lost.
+ * - a new site: one socket and one service more on each VM.
+ * - hosts: adds or removes one VM.
+ */
+export class PhpFpmTier extends pulumi.ComponentResource {
+  readonly members: readonly Member[];
+
+  constructor(name: string, args: PhpFpmTierArgs, opts: pulumi.ComponentResourceOptions = {}) {
+    super("hosting:php:PhpFpmTier", name, {}, opts);
+    const { platform, group } = args;
+    this.members = createTier(
+      name,
+      {
+        platform,
+        machines: group.machines,
+        content: () => [vipPart([group.vip]), mountPart(args.nas, "rw"), fpmPart(group, args.around)],
+        extras: () => ({ artefacts: args.artefacts }),
+        ...(args.after ? { after: args.after } : {}),
+      },
+      this,
+    );
+    keepApart(name, platform.placement.clusterId, this.members, this);
+    this.registerOutputs({ hosts: group.machines.map((m) => m.name) });
+  }
+}

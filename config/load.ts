@@ -1,0 +1,358 @@
+import { z } from "zod";
+import { inNetwork } from "./network";
+import type { Fleet, Machine, PhpBuild, PhpGroup, Role, Site, VirtualService } from "./model";
+import { resolveBuild } from "./php-builds";
+import { ConfigError, type Problem } from "./problems";
+import { secretNames, siteSchema, stackSchema, type DebianRelease, type SiteConfig, type StackConfig } from "./schema";
+import { megabytes } from "./units";
+
+/** What the loader reads: everything an operator wrote, already parsed from YAML. */
+export interface Written {
+  /** Name of the stack, for messages and tags. */
+  readonly stack: string;
+  /** Values of the `fleet:` keys, without the prefix. */
+  readonly config: Readonly<Record<string, unknown>>;
+  /** Parsed content of each site file by its path, e.g. `sites/wiki.yaml`. */
+  readonly sites: Readonly<Record<string, unknown>>;
+}
+
+/** Port of the health responder on every VM. */
+export const healthPort = 8100;
+
+/** The validated platform, and the secrets apart from it. */
+export interface Loaded {
+  readonly fleet: Fleet;
+  readonly secrets: StackConfig["secrets"];
+}
+
+/**
+ * Validates everything that was written and resolves it into plain values.
+ * @throws ConfigError with all mistakes together.
+ */
+export function loadFleet(written: Written): Loaded {
+  const problems: Problem[] = [];
+  const stackFile = `Pulumi.${written.stack}.yaml`;
+  const draft = checkStack(written.config, stackFile, problems);
+  const sites = Object.entries(written.sites).flatMap(([file, content]) => {
+    const site = check(siteSchema, content, file, (path) => path, problems);
+    return site ? [{ file, site }] : [];
+  });
+  problems.push(...checkAddresses(draft, stackFile), ...checkReferences(draft, stackFile), ...checkSites(sites));
+  const resolved = sites.map(({ file, site }) => resolveSite(draft, stackFile, file, site, problems));
+  if (problems.length > 0) throw new ConfigError(problems);
+  // Without a problem every key was accepted, so the draft is whole.
+  const { secrets, ...config } = draft as StackConfig;
+  return { fleet: resolve(written.stack, config, resolved.filter((s) => s !== undefined)), secrets };
+}
+
+/** The keys of a stack that could be understood; all of them where there was no problem. */
+type Draft = Partial<StackConfig>;
+
+/**
+ * Checks each key for itself. One that has mistakes is read once more without the mistaken values,
+ * so that what is right in it still takes part in the checks across keys.
+ */
+function checkStack(config: Written["config"], file: string, problems: Problem[]): Draft {
+  const draft: Record<string, unknown> = {};
+  const schemas: Record<string, z.ZodType> = stackSchema.shape;
+  for (const key of Object.keys(config).filter((k) => !(k in schemas))) {
+    const allowed = Object.keys(schemas).join(", ");
+    problems.push({ file, property: `fleet:${key}`, value: "an unknown key", allowed, remedy: "Correct the spelling or remove it." });
+  }
+  for (const [key, schema] of Object.entries(schemas)) {
+    const wrapped = z.object({ [key]: schema });
+    const value = config[key] === undefined ? {} : { [key]: config[key] };
+    const result = wrapped.safeParse(value, { reportInput: true });
+    if (result.success) {
+      draft[key] = result.data[key];
+      continue;
+    }
+    problems.push(...result.error.issues.flatMap((issue) => explain(issue, file, (path) => `fleet:${path}`)));
+    const again = wrapped.safeParse(withoutMistakes(value, result.error.issues));
+    if (again.success) draft[key] = again.data[key];
+  }
+  return draft as Draft;
+}
+
+/** A copy without the values that the issues complain of. */
+function withoutMistakes(value: object, issues: readonly z.core.$ZodIssue[]): unknown {
+  const copy = structuredClone(value);
+  for (const issue of issues) {
+    const names = issue.code === "unrecognized_keys" ? issue.keys.map((k) => [...issue.path, k]) : [issue.path];
+    for (const path of names) {
+      let parent: unknown = copy;
+      for (const step of path.slice(0, -1)) parent = (parent as Record<PropertyKey, unknown> | undefined)?.[step];
+      if (typeof parent === "object" && parent !== null) Reflect.deleteProperty(parent, path.at(-1) ?? "");
+    }
+  }
+  return copy;
+}
+
+/** Parses one value; on mistakes adds them all to `problems` and gives undefined. */
+function check<S extends z.ZodType>(
+  schema: S,
+  value: unknown,
+  file: string,
+  name: (path: string) => string,
+  problems: Problem[],
+): z.output<S> | undefined {
+  const result = schema.safeParse(value, { reportInput: true });
+  if (result.success) return result.data;
+  problems.push(...result.error.issues.flatMap((issue) => explain(issue, file, name)));
+  return undefined;
+}
+
+/** What an operator calls the types of YAML. */
+const kinds: Record<string, string> = {
+  string: "a text",
+  number: "a number",
+  int: "a whole number",
+  boolean: "true or false",
+  array: "a list",
+  object: "a group of keys",
+  record: "a group of keys",
+};
+
+function explain(issue: z.core.$ZodIssue, file: string, name: (path: string) => string): Problem[] {
+  const path = issue.path.map(String).join(".");
+  const secret = issue.path[0] === "secrets";
+  const at = { file, property: name(path), ...(secret || issue.input === undefined ? {} : { value: issue.input }) };
+  if (secret && secretNames.some((s) => s === issue.path[1])) {
+    const set = `pulumi config set --secret --path 'fleet:${path}'`;
+    return [{ ...at, allowed: "a secret text", remedy: `Set it with: ${set}` }];
+  }
+  switch (issue.code) {
+    case "unrecognized_keys":
+      return issue.keys.map((key) => ({
+        file,
+        property: name(path ? `${path}.${key}` : key),
+        value: "an unknown key",
+        allowed: "only the keys in docs/configuration.md",
+        remedy: "Correct the spelling or remove it.",
+      }));
+    case "invalid_type":
+      return [{ ...at, allowed: kinds[issue.expected] ?? issue.expected, remedy: issue.input === undefined ? "Add it." : "Correct the type." }];
+    case "invalid_value":
+      return [{ ...at, allowed: issue.values.map(String).join(", "), remedy: "Use one of these." }];
+    case "too_small":
+      return [{ ...at, allowed: `at least ${String(issue.minimum)}`, remedy: "Raise it." }];
+    case "too_big":
+      return [{ ...at, allowed: `at most ${String(issue.maximum)}`, remedy: "Lower it." }];
+    case "invalid_key":
+      return issue.issues.flatMap((inner) => explain({ ...inner, path: issue.path } as z.core.$ZodIssue, file, name));
+    default:
+      return [{ ...at, allowed: issue.message, remedy: "Correct the value." }];
+  }
+}
+
+interface Placed {
+  readonly property: string;
+  readonly address: string;
+}
+
+/** Every address that the stack gives to something of its own. */
+function placedAddresses(c: Draft): Placed[] {
+  const hosts = (property: string, map: Record<string, string> | undefined): Placed[] =>
+    Object.entries(map ?? {}).map(([host, address]) => ({ property: `fleet:${property}.hosts.${host}`, address }));
+  const one = (property: string, address: string | undefined): Placed[] =>
+    address === undefined ? [] : [{ property: `fleet:${property}`, address }];
+  return [
+    ...one("network.gateway", c.network?.gateway),
+    ...hosts("balancers", c.balancers?.hosts),
+    ...(c.nas?.kind === "vm" ? one("nas.address", c.nas.address) : []),
+    ...Object.entries(c.builders ?? {}).flatMap(([r, b]) => one(`builders.${r}.address`, b?.address)),
+    ...one("mutualised.vip", c.mutualised?.vip),
+    ...hosts("mutualised.apache", c.mutualised?.apache.hosts),
+    ...Object.entries(c.mutualised?.php ?? {}).flatMap(([group, g]) => [
+      ...one(`mutualised.php.${group}.vip`, g.vip),
+      ...hosts(`mutualised.php.${group}`, g.hosts),
+    ]),
+    ...Object.entries(c.dedicated ?? {}).flatMap(([name, d]) => [
+      ...one(`dedicated.${name}.vip`, d.vip),
+      ...hosts(`dedicated.${name}`, d.hosts),
+    ]),
+    ...one("moodle.vip", c.moodle?.vip),
+    ...(c.moodle?.addresses ?? []).flatMap((a, i) => one(`moodle.addresses.${i}`, a)),
+  ];
+}
+
+function checkAddresses(c: Draft, file: string): Problem[] {
+  const owner = new Map<string, string>();
+  return placedAddresses(c).flatMap(({ property, address }) => {
+    const found: Problem[] = [];
+    if (c.network && !inNetwork(address, c.network.cidr)) {
+      const allowed = `a host address of fleet:network.cidr ${c.network.cidr}`;
+      found.push({ file, property, value: address, allowed, remedy: "Direct routing needs one segment: choose an address there." });
+    }
+    const other = owner.get(address);
+    if (other === undefined) owner.set(address, property);
+    else found.push({ file, property, value: address, allowed: "an address of its own", remedy: `${other} has it already.` });
+    return found;
+  });
+}
+
+function checkReferences(c: Draft, file: string): Problem[] {
+  const found: Problem[] = [];
+  const names = new Map<string, number>();
+  for (const m of machinesOf(c)) {
+    names.set(m.name, (names.get(m.name) ?? 0) + 1);
+    if (c.vsphere && c.vsphere.templates[m.debian] === undefined) {
+      found.push({ file, property: `fleet:vsphere.templates.${m.debian}`, allowed: "the name of a template VM", remedy: `${m.name} runs ${m.debian}: add its template.` });
+    }
+  }
+  for (const [name, count] of names) {
+    if (count > 1) found.push({ file, property: "hosts", value: name, allowed: "a host name used once", remedy: "Rename one of the VMs." });
+  }
+  if (c.mutualised && !c.balancers) {
+    found.push({ file, property: "fleet:balancers", allowed: "the pair of directors", remedy: "fleet:mutualised needs balancers in front: add them." });
+  }
+  if (c.mutualised && !c.nas) {
+    found.push({ file, property: "fleet:nas", allowed: "an appliance or a vm", remedy: "fleet:mutualised keeps its sites on a NAS: add it." });
+  }
+  if (c.balancers && Object.keys(c.balancers.hosts).length !== 2) {
+    found.push({ file, property: "fleet:balancers.hosts", value: Object.keys(c.balancers.hosts), allowed: "two hosts", remedy: "VRRP runs here as a pair: name two." });
+  }
+  if (c.moodle && c.moodle.addresses.length < c.moodle.nodes) {
+    found.push({ file, property: "fleet:moodle.addresses", value: c.moodle.addresses.length, allowed: `at least ${c.moodle.nodes} addresses`, remedy: "Add one for each node." });
+  }
+  for (const [group, g] of Object.entries(c.mutualised?.php ?? {})) {
+    g.versions.forEach((version, i) => {
+      const property = `fleet:mutualised.php.${group}.versions.${i}`;
+      const declared = Object.keys(c.php ?? {});
+      if (!c.php?.[version]) found.push({ file, property, value: version, allowed: declared.join(", ") || "nothing yet", remedy: `Declare the build under fleet:php.${version}.` });
+    });
+    if (!c.builders?.[g.debian]) {
+      found.push({ file, property: `fleet:builders.${g.debian}`, allowed: "a builder VM", remedy: `Group ${group} runs ${g.debian}: PHP for it is compiled on a builder of that release.` });
+    }
+  }
+  return found;
+}
+
+/** Finds the site's group; where there is none says which versions and groups there are. */
+function resolveSite(c: Draft, stackFile: string, file: string, site: SiteConfig, problems: Problem[]): Site | undefined {
+  const groups = Object.entries(c.mutualised?.php ?? {});
+  const { version, group } = site.php;
+  const having = groups.filter(([name, g]) => g.versions.includes(version) && (group === undefined || group === name));
+  const [first] = having;
+  if (!first) {
+    const offered = groups.map(([name, g]) => `${name} (${g.versions.join(", ")})`).join("; ") || "none";
+    const value = group === undefined ? version : `${version} in ${group}`;
+    problems.push({ file, property: "php.version", value, allowed: `a version that a PHP group has: ${offered}`, remedy: `Change the site or add the version to a group in ${stackFile}.` });
+    return undefined;
+  }
+  if (having.length > 1) {
+    problems.push({ file, property: "php.group", allowed: having.map(([name]) => name).join(", "), remedy: `Several groups have PHP ${version}: name one.` });
+    return undefined;
+  }
+  const build = c.php?.[version];
+  for (const name of build ? site.php.modules : []) {
+    if (!build?.modules.includes(name) && !build?.pecl[name]) {
+      problems.push({ file, property: "php.modules", value: name, allowed: "modules of the build", remedy: `Add ${name} to fleet:php.${version} in ${stackFile}.` });
+    }
+  }
+  if (site.sessions === "redis" && !c.redis) {
+    problems.push({ file, property: "sessions", value: "redis", allowed: "a store that the stack has", remedy: `Add fleet:redis to ${stackFile}.` });
+  }
+  if (site.sessions === "redis" && c.redis && c.secrets && c.secrets.redisPassword === undefined) {
+    problems.push({ file: stackFile, property: "fleet:secrets.redisPassword", allowed: "a secret text", remedy: `${site.name} keeps sessions in Redis. Set it with: pulumi config set --secret --path 'fleet:secrets.redisPassword'` });
+  }
+  if (site.sessions === "memcached" && !c.memcached) {
+    problems.push({ file, property: "sessions", value: "memcached", allowed: "a store that the stack has", remedy: `Add fleet:memcached to ${stackFile}.` });
+  }
+  if (site.sessions !== "files" && build && !build.pecl[site.sessions]) {
+    problems.push({ file, property: "sessions", value: site.sessions, allowed: "a store that the PHP build can reach", remedy: `Add the PECL module ${site.sessions} to fleet:php.${version} in ${stackFile}.` });
+  }
+  if (site.seed && c.nas?.kind !== "vm") {
+    problems.push({ file, property: "seed", value: "present", allowed: "only where fleet:nas.kind is vm", remedy: "Fill the site on the appliance by hand and remove the seed." });
+  }
+  return { ...site, php: { ...site.php, group: first[0] }, memoryMb: megabytes(site.php.memory) ?? 0 };
+}
+
+function checkSites(sites: readonly { file: string; site: SiteConfig }[]): Problem[] {
+  const found: Problem[] = [];
+  const seen = new Map<string, string>();
+  const once = (file: string, property: string, value: string | number, kind: string): void => {
+    const key = `${kind} ${value}`;
+    const other = seen.get(key);
+    if (other === undefined) seen.set(key, file);
+    else found.push({ file, property, value, allowed: `a ${kind} used once`, remedy: `${other} has it already: choose another.` });
+  };
+  for (const { file, site } of sites) {
+    if (!file.endsWith(`/${site.name}.yaml`)) {
+      found.push({ file, property: "name", value: site.name, allowed: "the file's own name", remedy: `Rename the file to ${site.name}.yaml or change the name.` });
+    }
+    once(file, "uid", site.uid, "uid");
+    once(file, "port", site.port, "port");
+    for (const host of site.hosts) once(file, "hosts", host, "DNS name");
+  }
+  return found;
+}
+
+interface Sized {
+  readonly vcpu: number;
+  readonly memory: string;
+  readonly disk: string;
+}
+
+const gigabytes = (size: string): number => Math.ceil((megabytes(size) ?? 0) / 1024);
+
+function machine(role: Role, tier: string, debian: DebianRelease, size: Sized, name: string, address: string): Machine {
+  return { name, role, tier, address, vcpu: size.vcpu, memoryMb: megabytes(size.memory) ?? 0, diskGb: gigabytes(size.disk), debian };
+}
+
+function tierMachines(role: Role, tier: string, size: Sized & { debian: DebianRelease; hosts: Record<string, string> }): Machine[] {
+  return Object.entries(size.hosts).map(([name, address]) => machine(role, tier, size.debian, size, name, address));
+}
+
+/** Every VM that the stack asks for. */
+function machinesOf(c: Omit<Draft, "secrets">): Machine[] {
+  const { balancers, nas, mutualised, moodle } = c;
+  return [
+    ...(balancers ? tierMachines("director", "lvs", balancers) : []),
+    ...(nas?.kind === "vm"
+      ? [{ ...machine("nas", "nas", nas.debian, nas, nas.host, nas.address), dataDiskGb: gigabytes(nas.dataDisk) }]
+      : []),
+    ...Object.entries(c.builders ?? {}).flatMap(([release, b]) =>
+      b ? [machine("builder", "builder", release as DebianRelease, b, b.host, b.address)] : [],
+    ),
+    ...(mutualised ? tierMachines("apache", "apache", mutualised.apache) : []),
+    ...Object.entries(mutualised?.php ?? {}).flatMap(([group, g]) => tierMachines("php", group, g)),
+    ...Object.entries(c.dedicated ?? {}).flatMap(([name, d]) => tierMachines("dedicated", name, d)),
+    ...(moodle?.addresses ?? [])
+      .slice(0, moodle?.nodes)
+      .flatMap((address, i) => (moodle ? [machine("moodle", "moodle", moodle.debian, moodle, `moodle${i + 1}`, address)] : [])),
+  ];
+}
+
+function resolve(stack: string, config: Fleet["config"], sites: readonly Site[]): Fleet {
+  const machines = machinesOf(config);
+  const builds = new Map<string, PhpBuild>();
+  const phpGroups: PhpGroup[] = Object.entries(config.mutualised?.php ?? {}).map(([name, g]) => ({
+    name,
+    vip: g.vip,
+    debian: g.debian,
+    machines: machines.filter((m) => m.role === "php" && m.tier === name),
+    builds: g.versions.flatMap((version) => {
+      const wanted = config.php[version];
+      if (!wanted) return [];
+      const build = resolveBuild(version, wanted, g.debian);
+      const known = builds.get(`${build.debian}/${build.artefact}`) ?? build;
+      builds.set(`${build.debian}/${build.artefact}`, known);
+      return [known];
+    }),
+    sites: sites.filter((s) => s.php.group === name),
+  }));
+  return { stack, config, machines, sites, phpGroups, phpBuilds: [...builds.values()], services: servicesOf(config, machines, phpGroups) };
+}
+
+/** The typed list from which the directors balance: web on 80 and 443, each PHP group on its sites' ports. */
+function servicesOf(config: Fleet["config"], machines: readonly Machine[], groups: readonly PhpGroup[]): VirtualService[] {
+  const servers = (of: readonly Machine[]): VirtualService["realServers"] => of.map(({ name, address }) => ({ name, address }));
+  const web: VirtualService[] = config.mutualised
+    ? [{ name: "web", vip: config.mutualised.vip, ports: [80, 443], realServers: servers(machines.filter((m) => m.role === "apache")) }]
+    : [];
+  const php = groups
+    .filter((g) => g.sites.length > 0)
+    .map((g) => ({ name: g.name, vip: g.vip, ports: g.sites.map((s) => s.port).sort((a, b) => a - b), realServers: servers(g.machines) }));
+  return [...web, ...php];
+}

@@ -1,0 +1,73 @@
+import type { DebianRelease, SiteConfig, StackConfig } from "./schema";
+
+/** What a VM is for. */
+export type Role = "director" | "apache" | "php" | "nas" | "builder" | "dedicated" | "moodle";
+
+/** One VM as it must be, in plain values. */
+export interface Machine {
+  /** Host name; identifies the VM for ever. */
+  readonly name: string;
+  readonly role: Role;
+  /** Tier the VM belongs to; VMs of one tier are changed one after the other. */
+  readonly tier: string;
+  readonly address: string;
+  readonly vcpu: number;
+  readonly memoryMb: number;
+  readonly diskGb: number;
+  /** Size of a second disk; absent where there is none. */
+  readonly dataDiskGb?: number;
+  readonly debian: DebianRelease;
+}
+
+/** A PHP build: one release with its options, compiled for one Debian release. */
+export interface PhpBuild {
+  /** Version as sites name it, e.g. 8.2. */
+  readonly version: string;
+  readonly release: string;
+  readonly debian: DebianRelease;
+  /** Name of the artefact, `<release>-<hash of every input>`; installed as /opt/php/<artefact>. */
+  readonly artefact: string;
+  readonly source: { readonly url: string; readonly sha256: string };
+  readonly pecl: readonly { readonly name: string; readonly url: string; readonly sha256: string; readonly options: readonly string[] }[];
+  readonly options: readonly string[];
+  /** What `php -m` must report, no more and no less. */
+  readonly modules: readonly string[];
+  readonly buildPackages: readonly string[];
+  readonly runPackages: readonly string[];
+}
+
+/** A site with everything resolved that its tiers need. */
+export interface Site extends Omit<SiteConfig, "php"> {
+  readonly php: SiteConfig["php"] & { readonly group: string };
+  /** Memory of the site's service, in megabytes. */
+  readonly memoryMb: number;
+}
+
+/** A PHP group: VMs that run the same sites. */
+export interface PhpGroup {
+  readonly name: string;
+  readonly vip: string;
+  readonly debian: DebianRelease;
+  readonly machines: readonly Machine[];
+  readonly builds: readonly PhpBuild[];
+  readonly sites: readonly Site[];
+}
+
+/** A balanced service: addresses and ports, and who answers for them. */
+export interface VirtualService {
+  readonly name: string;
+  readonly vip: string;
+  readonly ports: readonly number[];
+  readonly realServers: readonly { readonly name: string; readonly address: string }[];
+}
+
+/** The whole platform in plain values: everything the components need, nothing secret. */
+export interface Fleet {
+  readonly stack: string;
+  readonly config: Omit<StackConfig, "secrets">;
+  readonly machines: readonly Machine[];
+  readonly sites: readonly Site[];
+  readonly phpGroups: readonly PhpGroup[];
+  readonly phpBuilds: readonly PhpBuild[];
+  readonly services: readonly VirtualService[];
+}

@@ -1,0 +1,71 @@
+import { createHash } from "crypto";
+import { z } from "zod";
+import type { PhpBuild } from "./model";
+import { alwaysOn, phpModules, type ModuleRecipe, type PhpModule } from "./php-modules";
+import type { DebianRelease, phpBuildSchema } from "./schema";
+
+/** Compiler, autoconf for phpize, and what every build links: systemd for readiness. */
+const toolPackages = ["autoconf", "g++", "libsystemd-dev", "make", "pkg-config", "zstd"];
+
+/** Options of every build: FPM and the command line, nothing else, and no silent misspelling. */
+const commonOptions = [
+  "--disable-all",
+  "--enable-cli",
+  "--enable-fpm",
+  "--with-fpm-systemd",
+  "--disable-cgi",
+  "--disable-phpdbg",
+  "--without-pear",
+];
+
+const sorted = (names: Iterable<string>): string[] => [...new Set(names)].sort();
+
+/**
+ * Resolves one declared version for one Debian release. The artefact's name carries a hash of all
+ * that decides its bytes, so equal inputs are built once and a change of any is another artefact.
+ */
+export function resolveBuild(
+  version: string,
+  wanted: z.output<typeof phpBuildSchema>,
+  debian: DebianRelease,
+): PhpBuild {
+  const modules = sorted(wanted.modules) as PhpModule[];
+  const recipes: ModuleRecipe[] = modules.map((name) => phpModules[name]);
+  const pecl = Object.entries(wanted.pecl)
+    .map(([name, p]) => ({ name, ...p }))
+    .sort((a, b) => a.name.localeCompare(b.name));
+  const options = [...commonOptions, ...sorted(recipes.flatMap((r) => [...r.options])), ...wanted.options];
+  const inputs = {
+    release: wanted.release,
+    source: wanted.source.sha256,
+    pecl: pecl.map(({ name, sha256, options: o }) => ({ name, sha256, options: o })),
+    options,
+    debian,
+    architecture: "amd64",
+  };
+  const hash = createHash("sha256").update(JSON.stringify(inputs)).digest("hex").slice(0, 12);
+  const core = alwaysOn.filter((m) => m !== "random" || atLeast(version, "8.2"));
+  return {
+    version,
+    release: wanted.release,
+    debian,
+    artefact: `${wanted.release}-${hash}`,
+    source: wanted.source,
+    pecl,
+    options,
+    modules: sorted([
+      ...core,
+      ...modules.map((name) => (phpModules[name] as ModuleRecipe).reported ?? name),
+      // The archive of libxml is one module more wherever an XML module is.
+      ...(modules.some((m) => m === "dom" || m.includes("xml") || m === "soap") ? ["libxml"] : []),
+      ...pecl.map((p) => p.name),
+    ]),
+    buildPackages: sorted([...toolPackages, ...recipes.flatMap((r) => [...r.build])]),
+    runPackages: sorted(["libsystemd0", ...recipes.flatMap((r) => [...r.run])]),
+  };
+}
+
+/** Whether a version such as 8.2 is the other or newer. */
+export function atLeast(version: string, other: string): boolean {
+  return version.localeCompare(other, "en", { numeric: true }) >= 0;
+}

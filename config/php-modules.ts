@@ -1,0 +1,69 @@
+/** How one PHP module is asked for at build time, and what it needs of Debian. */
+export interface ModuleRecipe {
+  /** Options of PHP's configure; none for what is always in. */
+  readonly options: readonly string[];
+  /** Debian packages needed to compile it. */
+  readonly build: readonly string[];
+  /** Debian packages needed to run it. */
+  readonly run: readonly string[];
+  /** How `php -m` names it, where that is not the module's own name. */
+  readonly reported?: string;
+}
+
+const flag = (...options: string[]): ModuleRecipe => ({ options, build: [], run: [] });
+const library = (option: string, build: string[], run: string[]): ModuleRecipe => ({
+  options: [option],
+  build,
+  run,
+});
+
+/**
+ * The modules a build may ask for. `--disable-all` comes first, so a build holds these and PHP's
+ * own core and nothing else. Package names are those of Debian 12; 13 renamed a few for 64-bit
+ * time and answers to both.
+ */
+export const phpModules = {
+  bcmath: flag("--enable-bcmath"),
+  calendar: flag("--enable-calendar"),
+  ctype: flag("--enable-ctype"),
+  curl: library("--with-curl", ["libcurl4-openssl-dev"], ["libcurl4"]),
+  dom: library("--enable-dom", ["libxml2-dev"], ["libxml2"]),
+  exif: flag("--enable-exif"),
+  fileinfo: flag("--enable-fileinfo"),
+  filter: flag("--enable-filter"),
+  gd: {
+    options: ["--enable-gd", "--with-jpeg", "--with-webp", "--with-freetype"],
+    build: ["libpng-dev", "libjpeg62-turbo-dev", "libwebp-dev", "libfreetype-dev"],
+    run: ["libpng16-16", "libjpeg62-turbo", "libwebp7", "libfreetype6"],
+  },
+  iconv: flag("--with-iconv"),
+  intl: library("--enable-intl", ["libicu-dev"], ["libicu72"]),
+  mbstring: library("--enable-mbstring", ["libonig-dev"], ["libonig5"]),
+  mysqli: flag("--with-mysqli=mysqlnd"),
+  mysqlnd: flag("--enable-mysqlnd"),
+  opcache: { ...flag("--enable-opcache"), reported: "Zend OPcache" },
+  openssl: library("--with-openssl", ["libssl-dev"], ["libssl3"]),
+  pdo: { ...flag("--enable-pdo"), reported: "PDO" },
+  pdo_mysql: flag("--with-pdo-mysql=mysqlnd"),
+  phar: { ...flag("--enable-phar"), reported: "Phar" },
+  posix: flag("--enable-posix"),
+  session: flag("--enable-session"),
+  simplexml: { ...library("--enable-simplexml", ["libxml2-dev"], ["libxml2"]), reported: "SimpleXML" },
+  soap: library("--enable-soap", ["libxml2-dev"], ["libxml2"]),
+  sodium: library("--with-sodium", ["libsodium-dev"], ["libsodium23"]),
+  tokenizer: flag("--enable-tokenizer"),
+  xml: library("--enable-xml", ["libxml2-dev"], ["libxml2"]),
+  xmlreader: library("--enable-xmlreader", ["libxml2-dev"], ["libxml2"]),
+  xmlwriter: library("--enable-xmlwriter", ["libxml2-dev"], ["libxml2"]),
+  zip: library("--with-zip", ["libzip-dev"], ["libzip4"]),
+  zlib: library("--with-zlib", ["zlib1g-dev"], ["zlib1g"]),
+} as const satisfies Record<string, ModuleRecipe>;
+
+/** Name of a module that comes with PHP. */
+export type PhpModule = keyof typeof phpModules;
+
+/** All names, sorted. */
+export const phpModuleNames = Object.keys(phpModules).sort() as PhpModule[];
+
+/** In every build whether asked for or not. */
+export const alwaysOn = ["Core", "date", "hash", "json", "pcre", "random", "Reflection", "SPL", "standard"] as const;

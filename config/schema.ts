@@ -1,0 +1,247 @@
+import { z } from "zod";
+import { isIPv4, isNetwork } from "./network";
+import { phpModuleNames } from "./php-modules";
+import { megabytes, seconds } from "./units";
+
+/*
+ * What an operator may write in Pulumi.<stack>.yaml, one schema for each `fleet:` key.
+ * Every refusal says what is allowed: the text after `allowed` is shown to the operator.
+ */
+
+/** Debian releases that a VM of the fleet may run. */
+export const debianReleases = ["bookworm", "trixie"] as const;
+/** A Debian release by its code name. */
+export type DebianRelease = (typeof debianReleases)[number];
+
+const address = z.string().refine(isIPv4, { error: "an IPv4 address such as 10.20.0.11" });
+const cidr = z.string().refine(isNetwork, { error: "an IPv4 network such as 10.20.0.0/24" });
+const size = z
+  .string()
+  .refine((s) => megabytes(s) !== undefined, { error: 'a size such as "4 GB" or "512 MB"' });
+const duration = z
+  .string()
+  .refine((s) => seconds(s) !== undefined, { error: 'a duration such as "1 second" or "5 minutes"' });
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/, { error: "64 hexadecimal digits of a SHA-256" });
+const url = z.url({ protocol: /^https?$/, error: "an http or https URL" });
+const hostName = z
+  .string()
+  .regex(/^[a-z][a-z0-9-]{0,30}$/, { error: "a host name of lower-case letters, digits and hyphens" });
+const release = z.enum(debianReleases);
+const phpVersion = z
+  .string()
+  .regex(/^[5-9]\.\d$/, { error: 'a PHP version in quotes, such as "8.2"' });
+
+/** Size of each VM of a tier; defaults are the documented ones of each tier. */
+const vmSize = (vcpu: number, memory: string, disk = "20 GB") => ({
+  vcpu: z.int().min(1).max(64).default(vcpu),
+  memory: size.default(memory),
+  disk: size.default(disk),
+});
+
+const hosts = z.record(hostName, address);
+
+export const vsphereSchema = z.strictObject({
+  datacenter: z.string(),
+  cluster: z.string(),
+  datastore: z.string(),
+  network: z.string(),
+  folder: z.string().default("php-fleet"),
+  /** Template VM of each Debian release in use. */
+  templates: z.partialRecord(release, z.string()),
+});
+
+export const networkSchema = z.strictObject({
+  cidr,
+  gateway: address,
+  nameservers: z.array(address).default([]),
+  /** Proxy for Debian packages, where the VMs have no way out of their own. */
+  aptProxy: url.optional(),
+});
+
+export const sshSchema = z.strictObject({
+  user: hostName.default("fleet"),
+  /** Public keys of the administrators, beside the program's own. */
+  authorizedKeys: z.array(z.string().startsWith("ssh-", { error: "an OpenSSH public key" })).default([]),
+});
+
+export const balancersSchema = z.strictObject({
+  ...vmSize(2, "1 GB", "10 GB"),
+  debian: release.default("bookworm"),
+  hosts,
+  /** VRRP identity of the pair, unique on its network segment. */
+  virtualRouterId: z.int().min(1).max(255).default(51),
+  /** Time between two VRRP advertisements; a take-over needs about 3.6 of them. */
+  advertInterval: duration.default("1 second"),
+  /** Time between two health checks of a real server. */
+  checkInterval: duration.default("1 second"),
+});
+
+export const nasSchema = z.discriminatedUnion("kind", [
+  z.strictObject({
+    kind: z.literal("vm"),
+    ...vmSize(2, "4 GB", "20 GB"),
+    debian: release.default("bookworm"),
+    host: hostName,
+    address,
+    /** Size of the data disk, a second virtual disk. */
+    dataDisk: size.default("500 GB"),
+    /** Device of the data disk in the guest. */
+    dataDevice: z.string().startsWith("/dev/").default("/dev/sdb"),
+  }),
+  z.strictObject({
+    kind: z.literal("appliance"),
+    address,
+    /** Exported path that holds one directory for each site. */
+    export: z.string().startsWith("/"),
+    /** Options added to those that every mount has. */
+    mountOptions: z.array(z.string()).default([]),
+    /** Directory of the appliance's own snapshots, as clients see it. */
+    snapshotDirectory: z.string().default(".snapshot"),
+  }),
+]);
+
+export const phpBuildSchema = z.strictObject({
+  /** Full upstream release, e.g. 8.2.32. */
+  release: z.string().regex(/^\d+\.\d+\.\d+$/, { error: 'a full release such as "8.2.32"' }),
+  source: z.strictObject({ url, sha256 }),
+  modules: z.array(z.enum(phpModuleNames as [string, ...string[]])),
+  pecl: z
+    .record(z.string(), z.strictObject({ url, sha256, options: z.array(z.string()).default([]) }))
+    .default({}),
+  /** Further options of PHP's configure. */
+  options: z.array(z.string().startsWith("--")).default([]),
+});
+
+export const builderSchema = z.strictObject({
+  ...vmSize(8, "8 GB", "40 GB"),
+  host: hostName,
+  address,
+});
+
+export const mutualisedSchema = z.strictObject({
+  vip: address,
+  apache: z.strictObject({
+    ...vmSize(4, "4 GB"),
+    debian: release.default("bookworm"),
+    hosts,
+  }),
+  php: z.record(
+    hostName,
+    z.strictObject({
+      ...vmSize(8, "6 GB"),
+      debian: release.default("bookworm"),
+      vip: address,
+      versions: z.array(phpVersion).min(1),
+      hosts,
+    }),
+  ),
+});
+
+export const dedicatedSchema = z.record(
+  hostName,
+  z.strictObject({
+    ...vmSize(6, "6 GB"),
+    debian: release.default("bookworm"),
+    vip: address,
+    hosts,
+  }),
+);
+
+export const moodleSchema = z.strictObject({
+  ...vmSize(8, "8 GB", "40 GB"),
+  debian: release.default("bookworm"),
+  vip: address,
+  nodes: z.int().min(4).max(6).default(4),
+  /** Addresses of moodle1, moodle2, ...: as many as `nodes` may ever need. */
+  addresses: z.array(address).min(4).max(6),
+});
+
+export const redisSchema = z.strictObject({
+  address,
+  port: z.int().min(1).max(65535).default(6379),
+});
+export const memcachedSchema = z.strictObject({
+  servers: z.array(z.string().regex(/^[0-9.]+:\d+$/, { error: "address:port" })).min(1),
+});
+
+/** Secrets by name; each is set with `pulumi config set --secret --path 'fleet:secrets.<name>'`. */
+export const secretNames = ["sshPrivateKey", "tlsCertificate", "tlsPrivateKey", "redisPassword"] as const;
+export type SecretName = (typeof secretNames)[number];
+
+/** All `fleet:` keys of a stack. */
+export const stackSchema = z.strictObject({
+  vsphere: vsphereSchema,
+  network: networkSchema,
+  ssh: sshSchema.default({ user: "fleet", authorizedKeys: [] }),
+  balancers: balancersSchema.optional(),
+  nas: nasSchema.optional(),
+  php: z.record(phpVersion, phpBuildSchema).default({}),
+  builders: z.partialRecord(release, builderSchema).default({}),
+  mutualised: mutualisedSchema.optional(),
+  dedicated: dedicatedSchema.default({}),
+  moodle: moodleSchema.optional(),
+  redis: redisSchema.optional(),
+  memcached: memcachedSchema.optional(),
+  /** Directory of site files, from the project's root. */
+  sites: z.string().default("sites"),
+  /** `parallel` builds a new fleet faster; `serial` changes one VM of a tier at a time. */
+  rollout: z.enum(["serial", "parallel"]).default("serial"),
+  secrets: z.strictObject({
+    sshPrivateKey: z.string(),
+    tlsCertificate: z.string(),
+    tlsPrivateKey: z.string(),
+    redisPassword: z.string().optional(),
+  }),
+});
+/** A stack's configuration with its defaults filled in. */
+export type StackConfig = z.output<typeof stackSchema>;
+
+const fileName = z.string().regex(/^(?!\/)(?!.*\.\.)[\w./-]+$/, { error: "a relative path without .." });
+const dnsName = z
+  .string()
+  .regex(/^(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/, { error: "a DNS name in lower case" });
+
+/** One file of sites/: a vhost and its PHP. */
+export const siteSchema = z.strictObject({
+  /** Name of the site, the same as its file's. */
+  name: hostName,
+  /** DNS names; the first is canonical. */
+  hosts: z.array(dnsName).min(1),
+  /** `redirect` sends plain HTTP to HTTPS; `both` answers on both. */
+  https: z.enum(["redirect", "both"]).default("redirect"),
+  /** Document root under the site's tree. */
+  documentRoot: fileName.default("htdocs"),
+  /** Unix uid and gid of the site, allocated once and never used again. */
+  uid: z.int().min(20000).max(59999),
+  /** TCP port of the site's FPM on its group's address, allocated once. */
+  port: z.int().min(10000).max(39999),
+  php: z.strictObject({
+    version: phpVersion,
+    /** PHP group that runs the site; needed where several have the version. */
+    group: hostName.optional(),
+    /** Modules the code needs; a build without one of them is refused. */
+    modules: z.array(z.string()).default([]),
+    /** Most requests of this site at once on each VM. */
+    maxChildren: z.int().min(1).max(500).default(5),
+    /** Memory of the whole service on each VM. */
+    memory: size.default("512 MB"),
+    /** php.ini values of this site. */
+    ini: z
+      .record(
+        z.string().regex(/^[a-z_]+(\.[a-z0-9_]+)*$/, { error: "a php.ini name" }),
+        z.union([z.string().regex(/^[^\r\n"]*$/, { error: "one line without quotes" }), z.number(), z.boolean()]),
+      )
+      .default({}),
+  }),
+  /** Where PHP keeps sessions. */
+  sessions: z.enum(["redis", "memcached", "files"]).default("files"),
+  /** What an empty site is filled with once; never touched again. */
+  seed: z
+    .union([
+      z.strictObject({ url, sha256 }),
+      z.strictObject({ files: z.record(fileName, z.string()) }),
+    ])
+    .optional(),
+});
+/** A site's file with its defaults filled in. */
+export type SiteConfig = z.output<typeof siteSchema>;

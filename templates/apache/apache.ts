@@ -1,0 +1,64 @@
+import type { Machine, Site } from "../../config/model";
+import type { HostContent } from "../content";
+import { sitesDirectory } from "../nas/mount";
+import { render } from "../render";
+import { unitDirectory, unitFile } from "../system/system";
+
+/** Modules of httpd that the fleet's configuration uses; a module that nothing names is not loaded. */
+const modules = [
+  "mpm_event", "alias", "auth_basic", "authn_core", "authn_file", "authz_core", "authz_host", "authz_user",
+  "deflate", "dir", "env", "expires", "filter", "headers", "mime", "proxy", "proxy_fcgi", "reqtimeout",
+  "rewrite", "setenvif", "socache_shmcb", "ssl", "status",
+]; // prettier-ignore
+
+/** What a site's .htaccess may say. Nothing that chooses a handler, a proxy or a variable for PHP. */
+const overrides = [
+  "AuthName", "AuthType", "AuthUserFile", "DirectoryIndex", "ErrorDocument", "ExpiresActive", "ExpiresByType",
+  "ExpiresDefault", "Redirect", "RedirectMatch", "Require", "RewriteBase", "RewriteCond", "RewriteEngine", "RewriteRule",
+]; // prettier-ignore
+
+const threadsPerChild = 25;
+
+/** Apache on one VM: the server and one vhost for each site. `vips` names each PHP group's address. */
+export function apachePart(machine: Machine, sites: readonly Site[], vips: Readonly<Record<string, string>>): Partial<HostContent> {
+  const unit = "fleet-apache.service";
+  // An idle event worker thread needs about 1 MB with its TLS buffers; a quarter of the VM is theirs.
+  const processes = Math.max(2, Math.floor(machine.memoryMb / 4 / threadsPerChild));
+  const main = { name: machine.name, modules: modules.map((module) => ({ module })), processes, workers: processes * threadsPerChild };
+  return {
+    packages: ["apache2"],
+    files: [
+      { path: "/etc/apache2/fleet.conf", text: render(__dirname, "fleet.conf", main) },
+      ...sites.map((site) => vhostFile(site, vips[site.php.group])),
+      { path: "/etc/logrotate.d/fleet-apache", text: render(__dirname, "fleet-apache.logrotate", {}) },
+      unitFile(unit, render(__dirname, unit, {})),
+    ],
+    secrets: [
+      { path: "/etc/fleet/tls/default.crt", mode: "0644", secret: "tlsCertificate" },
+      { path: "/etc/fleet/tls/default.key", mode: "0600", secret: "tlsPrivateKey" },
+    ],
+    checks: [{ name: "apache2 -t", argv: ["/usr/sbin/apache2", "-t", "-f", "/etc/apache2/fleet.conf"] }],
+    units: [{ name: unit, reload: ["/etc/apache2/", "/etc/fleet/vhosts/", "/etc/fleet/tls/"], restart: [`${unitDirectory}/${unit}`] }],
+    probes: [{ name: "Apache answers", kind: "http", url: "http://127.0.0.1/fleet-status?auto", status: [200], within: 20 }],
+    health: [{ name: "Apache", kind: "http", url: "http://127.0.0.1/fleet-status?auto", status: [200] }],
+  };
+}
+
+/** The vhost of one site: Apache serves its files, the group's address its PHP. */
+export function vhostFile(site: Site, vip: string | undefined): { path: string; text: string } {
+  const [host, ...aliases] = site.hosts;
+  const view = {
+    name: site.name,
+    host,
+    aliases,
+    redirect: site.https === "redirect",
+    root: `${sitesDirectory}/${site.name}/${site.documentRoot}`,
+    overrides: overrides.join(" "),
+    vip,
+    port: site.port,
+    phpVersion: site.php.version,
+    group: site.php.group,
+    timeout: 120,
+  };
+  return { path: `/etc/fleet/vhosts/${site.name}.conf`, text: render(__dirname, "vhost.conf", view) };
+}

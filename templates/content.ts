@@ -1,0 +1,96 @@
+/** A file of a VM, in plain text. */
+export interface HostFile {
+  readonly path: string;
+  /** Octal permission, default 0644. */
+  readonly mode?: string;
+  /** Name or number, default root. */
+  readonly owner?: string;
+  /** Name or number, default root. */
+  readonly group?: string;
+  readonly text: string;
+}
+
+/** A file whose text holds a secret: it travels apart and never shows in a preview. */
+export interface SecretFile extends Omit<HostFile, "text"> {
+  /** Name of the secret text among those that the program passes along. */
+  readonly secret: string;
+}
+
+/** A checker of the service's own, run on the candidate before it goes live. */
+export interface Check {
+  readonly name: string;
+  readonly argv: readonly string[];
+  /** Numeric uid and gid to run it as, default 0. */
+  readonly user?: number;
+  readonly group?: number;
+}
+
+/** A command to run after the switch when one of the paths changed. A path that ends in / is a prefix. */
+export interface Action {
+  readonly name: string;
+  readonly argv: readonly string[];
+  readonly paths: readonly string[];
+}
+
+/** A systemd unit and which changed paths ask for its reload or its restart. */
+export interface Unit {
+  readonly name: string;
+  readonly reload?: readonly string[];
+  readonly restart?: readonly string[];
+  /** False for a service that its socket starts. */
+  readonly start?: boolean;
+}
+
+/** What must answer on the VM after the switch. */
+export interface Probe {
+  readonly name: string;
+  readonly kind: "unit" | "tcp" | "http" | "fastcgi";
+  readonly unit?: string;
+  readonly address?: string;
+  readonly port?: number;
+  readonly url?: string;
+  readonly host?: string;
+  readonly path?: string;
+  readonly status?: readonly number[];
+  readonly contains?: string;
+  /** Seconds within which it must succeed. */
+  readonly within: number;
+}
+
+/** One check of the health responder. */
+export interface HealthCheck {
+  readonly name: string;
+  readonly kind: "http" | "fastcgi" | "tcp" | "unit" | "mount";
+  readonly [field: string]: unknown;
+}
+
+/** All that a VM must contain, as plain data. */
+export interface HostContent {
+  /** Debian packages, installed before anything else. */
+  readonly packages: readonly string[];
+  readonly files: readonly HostFile[];
+  readonly secrets: readonly SecretFile[];
+  readonly links: readonly { readonly path: string; readonly target: string }[];
+  readonly checks: readonly Check[];
+  readonly actions: readonly Action[];
+  readonly units: readonly Unit[];
+  readonly probes: readonly Probe[];
+  readonly health: readonly HealthCheck[];
+}
+
+/** Joins the parts of a VM in order; the order of actions and units is the order of their effect. */
+export function join(...parts: readonly Partial<HostContent>[]): HostContent {
+  const all = <K extends keyof HostContent>(key: K): HostContent[K] =>
+    parts.flatMap((p) => (p[key] ?? []) as readonly unknown[]) as unknown as HostContent[K];
+  return {
+    packages: [...new Set(all("packages"))].sort(),
+    files: all("files"),
+    secrets: all("secrets"),
+    links: all("links"),
+    checks: all("checks"),
+    actions: all("actions"),
+    units: all("units"),
+    probes: all("probes"),
+    health: all("health"),
+  };
+}

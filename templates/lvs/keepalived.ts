@@ -1,0 +1,63 @@
+import { healthPort } from "../../config/load";
+import type { Machine, VirtualService } from "../../config/model";
+import type { HostContent } from "../content";
+import { render } from "../render";
+import { kernelPart, unitDirectory, unitFile } from "../system/system";
+
+/** What the pair of directors is told beside its services. */
+export interface DirectorSettings {
+  /** VRRP identity on the segment. */
+  readonly virtualRouterId: number;
+  /** Seconds between advertisements. */
+  readonly advertSeconds: number;
+  /** Seconds between two checks of a real server. */
+  readonly checkSeconds: number;
+}
+
+/** keepalived on one director: the first host of the pair has the higher priority at a fresh start. */
+export function keepalivedPart(
+  machine: Machine,
+  pair: readonly Machine[],
+  settings: DirectorSettings,
+  services: readonly VirtualService[],
+): Partial<HostContent> {
+  const config = "/etc/keepalived/fleet.conf";
+  const unit = "fleet-keepalived.service";
+  const view = {
+    name: machine.name,
+    address: machine.address,
+    interface: "eth0",
+    routerId: settings.virtualRouterId,
+    priority: 150 - 50 * pair.findIndex((m) => m.name === machine.name),
+    advertInterval: settings.advertSeconds,
+    checkInterval: settings.checkSeconds,
+    healthPort,
+    peers: pair.filter((m) => m.name !== machine.name).map((m) => m.address),
+    vips: [...new Set(services.map((s) => s.vip))],
+    services: services.map((s) => ({
+      name: s.name,
+      ports: s.ports.map((port) => ({ vip: s.vip, port })),
+      // Direct routing keeps the port of the request; keepalived wants one here all the same.
+      realServers: s.realServers.map((r) => ({ ...r, port: s.ports[0] })),
+    })),
+  };
+  const kernel = kernelPart(["ip_vs", "ip_vs_wlc"], {
+    // A connection to a server that is gone is reset at once instead of vanishing for minutes.
+    "net.ipv4.vs.expire_nodest_conn": 1,
+    // A reused client port gets its old server; the other settings delay or drop such a connection.
+    "net.ipv4.vs.conn_reuse_mode": 0,
+  });
+  return {
+    ...kernel,
+    packages: ["keepalived", "ipvsadm"],
+    files: [
+      ...(kernel.files ?? []),
+      { path: config, text: render(__dirname, "keepalived.conf", view) },
+      unitFile(unit, render(__dirname, unit, {})),
+    ],
+    checks: [{ name: "keepalived", argv: ["/usr/sbin/keepalived", "--config-test", "--use-file", config] }],
+    units: [{ name: unit, reload: [config], restart: [`${unitDirectory}/${unit}`] }],
+    probes: [{ name: "keepalived runs", kind: "unit", unit, within: 10 }],
+    health: [{ name: "keepalived", kind: "unit", unit }],
+  };
+}

@@ -1,0 +1,27 @@
+import type { Fleet } from "../../config/model";
+import type { HostContent } from "../content";
+import { render } from "../render";
+import { unitDirectory, unitFile } from "../system/system";
+
+/** Where the sites' trees are on every VM that uses them; the NAS VM exports the same path. */
+export const sitesDirectory = "/srv/sites";
+
+/** Path under which a NAS VM keeps and exports the sites. */
+export const nasSitesDirectory = "/srv/fleet/sites";
+
+/** Mount of the sites' files. Hard, because a soft mount loses writes; nothing on it gains privileges. */
+export function mountPart(nas: NonNullable<Fleet["config"]["nas"]>, access: "rw" | "ro"): Partial<HostContent> {
+  const extra = nas.kind === "appliance" ? nas.mountOptions : [];
+  const view = {
+    server: nas.address,
+    export: nas.kind === "appliance" ? nas.export : nasSitesDirectory,
+    options: ["vers=4.2", "hard", "nosuid", "nodev", "noatime", access, ...extra].join(","),
+  };
+  const unit = "srv-sites.mount";
+  return {
+    packages: ["nfs-common"],
+    files: [unitFile(unit, render(__dirname, unit, view))],
+    units: [{ name: unit, restart: [`${unitDirectory}/${unit}`] }],
+    health: [{ name: "sites on the NAS", kind: "mount", path: sitesDirectory }],
+  };
+}

@@ -1,0 +1,55 @@
+import { healthPort } from "../../config/load";
+import type { Machine } from "../../config/model";
+import type { HealthCheck, HostContent, Unit } from "../content";
+import { render } from "../render";
+
+/** Directory of systemd units. */
+export const unitDirectory = "/etc/systemd/system";
+
+/** A unit file of the fleet's own. */
+export function unitFile(name: string, text: string): { path: string; text: string } {
+  return { path: `${unitDirectory}/${name}`, text };
+}
+
+/** What systemd does at every boot anyway, done again when the fleet changes the files. */
+export function kernelPart(modules: readonly string[], sysctls: Readonly<Record<string, string | number>>): Partial<HostContent> {
+  const settings = Object.entries(sysctls).map(([key, value]) => `${key} = ${value}\n`);
+  return {
+    files: [
+      ...(modules.length > 0 ? [{ path: "/etc/modules-load.d/fleet.conf", text: `${modules.join("\n")}\n` }] : []),
+      ...(settings.length > 0 ? [{ path: "/etc/sysctl.d/60-fleet.conf", text: settings.join("") }] : []),
+    ],
+    actions: [
+      ...(modules.length > 0
+        ? [{ name: "kernel modules", argv: ["/usr/sbin/modprobe", "-a", ...modules], paths: ["/etc/modules-load.d/"] }]
+        : []),
+      ...(settings.length > 0
+        ? [{ name: "kernel parameters", argv: ["/usr/sbin/sysctl", "-q", "-p", "/etc/sysctl.d/60-fleet.conf"], paths: ["/etc/sysctl.d/"] }]
+        : []),
+    ],
+  };
+}
+
+/**
+ * What every VM has around its parts: the health responder that answers for the given checks, and
+ * one target that starts everything at boot.
+ */
+export function systemPart(machine: Machine, units: readonly Unit[], checks: readonly HealthCheck[]): Partial<HostContent> {
+  const health = "fleet-health.service";
+  const started = [...units.filter((u) => u.start !== false).map((u) => u.name), health];
+  const responder = { listen: machine.address, port: healthPort, checks };
+  return {
+    packages: ["python3"],
+    files: [
+      unitFile("fleet.target", render(__dirname, "fleet.target", { units: started })),
+      unitFile(health, render(__dirname, "fleet-health.service", {})),
+      { path: "/etc/fleet/health.json", text: `${JSON.stringify(responder, null, 2)}\n` },
+    ],
+    links: [{ path: `${unitDirectory}/multi-user.target.wants/fleet.target`, target: `${unitDirectory}/fleet.target` }],
+    units: [
+      { name: health, restart: [`${unitDirectory}/${health}`, "/etc/fleet/health.json"] },
+      { name: "fleet.target" },
+    ],
+    probes: [{ name: "health responder says ready", kind: "http", url: `http://${machine.address}:${healthPort}/ready`, status: [200], within: 30 }],
+  };
+}

@@ -1,0 +1,19 @@
+import type { HostContent } from "../content";
+import { render } from "../render";
+import { kernelPart, unitDirectory, unitFile } from "./system";
+
+/** Virtual addresses of a real server behind direct routing, silent on the wire. */
+export function vipPart(addresses: readonly string[]): Partial<HostContent> {
+  const kernel = kernelPart(["dummy"], {
+    "net.ipv4.conf.all.arp_ignore": 1,
+    "net.ipv4.conf.all.arp_announce": 2,
+    "net.ipv4.conf.eth0.arp_ignore": 1,
+    "net.ipv4.conf.eth0.arp_announce": 2,
+  });
+  const unit = "fleet-vip.service";
+  return {
+    ...kernel,
+    files: [...(kernel.files ?? []), unitFile(unit, render(__dirname, unit, { addresses }))],
+    units: [{ name: unit, restart: [`${unitDirectory}/${unit}`] }],
+  };
+}

@@ -1,0 +1,122 @@
+// Bringing the machine room up and down: network, package proxy, images, vCenter, annex.
+import * as fs from "fs";
+import * as path from "path";
+import { holdLock, removeTree } from "./cache";
+import { image } from "./image";
+import { kernel } from "./kernel";
+import { networkDown, networkUp } from "./network";
+import { labPaths, labRoot } from "./paths";
+import { proxyDown, proxyUp } from "./proxy";
+import { secrets } from "./secrets";
+import { templates } from "./settings";
+import { ask, run, step } from "./shell";
+import { vcenterDown, vcenterUp, type TemplateImage } from "./vcenter";
+
+/** Makes everything the program needs exist: run again, it repairs what is missing and leaves what works. */
+export async function machinesUp(): Promise<void> {
+  await exclusively(async () => {
+    for (const directory of [labRoot, labPaths.run, labPaths.logs, labPaths.images]) fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+    sweep();
+    const known = await secrets();
+    await step("network and package proxy", async () => {
+      await networkUp();
+      await proxyUp();
+    });
+    const uml = await kernel();
+    const images: TemplateImage[] = [];
+    for (const template of templates) {
+      const built = await image(template.release, uml);
+      images.push({ name: template.name, guestId: template.guestId, image: await keep(built.key, built.directory) });
+    }
+    await step("vCenter", () => vcenterUp(known, uml.program, images));
+  });
+}
+
+/** Stops every machine and process of the lab; disks, inventory and secrets stay. */
+export async function machinesDown(): Promise<void> {
+  await exclusively(async () => {
+    await step("stopping the machines", () => vcenterDown(true));
+    await proxyDown();
+    endStrays();
+    networkDown();
+  });
+}
+
+/** `down`, and then removes the lab's state. The cache stays. */
+export async function machinesDestroyed(): Promise<void> {
+  await exclusively(async () => {
+    await vcenterDown(false);
+    await proxyDown();
+    endStrays();
+    networkDown();
+  });
+  removeTree(labRoot);
+}
+
+/** One verb at a time may change the lab. */
+async function exclusively(work: () => Promise<void>): Promise<void> {
+  const release = await holdLock(labPaths.lock, "another verb of the lab");
+  try {
+    await work();
+  } finally {
+    release();
+  }
+}
+
+/**
+ * An image the lab's disks are layered over must live as long as they do, so the lab keeps its own: hard links to the
+ * cache's files, or a copy where the two are on different file systems.
+ */
+async function keep(key: string, cachedImage: string): Promise<string> {
+  const mine = path.join(labPaths.images, key);
+  if (fs.existsSync(mine)) return mine;
+  const part = `${mine}.part`;
+  removeTree(part);
+  if (ask("cp", ["-al", cachedImage, part]) === undefined) {
+    removeTree(part);
+    await step("copying the image", () => run("cp", ["-a", "--sparse=always", cachedImage, part]));
+  }
+  fs.renameSync(part, mine);
+  return mine;
+}
+
+/** Removes what killed processes left half-written. */
+function sweep(): void {
+  for (const directory of [labPaths.images, labPaths.run, labRoot]) {
+    for (const name of fs.readdirSync(directory)) {
+      if (/\.part(-\d+)?$/.test(name)) removeTree(path.join(directory, name));
+    }
+  }
+}
+
+/** Machines whose vCenter process is gone, for example killed: they are known by their cgroups. */
+function endStrays(): void {
+  for (const root of ["/sys/fs/cgroup/memory/fleet-lab", "/sys/fs/cgroup/freezer/fleet-lab", "/sys/fs/cgroup/fleet-lab"]) {
+    if (!fs.existsSync(root)) continue;
+    for (let round = 0; round < 50; round++) {
+      const groups = fs.readdirSync(root, { withFileTypes: true, recursive: true }).filter((entry) => entry.isDirectory());
+      const pids = groups.flatMap((group) => fs.readFileSync(path.join(group.parentPath, group.name, "cgroup.procs"), "utf8").split("\n").filter(Boolean));
+      for (const group of groups) thaw(path.join(group.parentPath, group.name));
+      for (const pid of pids) {
+        try {
+          process.kill(Number(pid), "SIGKILL");
+        } catch {
+          // gone meanwhile
+        }
+      }
+      if (pids.length === 0) {
+        for (const group of groups.reverse()) ask("rmdir", [path.join(group.parentPath, group.name)]);
+        break;
+      }
+      ask("sleep", ["0.1"]);
+    }
+  }
+}
+
+/** A frozen process cannot die. */
+function thaw(group: string): void {
+  for (const [file, value] of [["freezer.state", "THAWED"], ["cgroup.freeze", "0"]] as const) {
+    const full = path.join(group, file);
+    if (fs.existsSync(full)) fs.writeFileSync(full, value);
+  }
+}

@@ -1,0 +1,40 @@
+// What a guest's Debian contains. Guests share one image, so first boots install next to nothing.
+
+/** Machine, network, and what lets a hypervisor-given identity be applied. */
+const base = [
+  "systemd-sysv", "dbus", "udev", "kmod", "openssh-server", "sudo", "python3", "cloud-init", "ifupdown", "iproute2",
+  "iputils-ping", "procps", "psmisc", "netbase", "ca-certificates", "less", "curl", "zstd", "xz-utils", "unzip", "tcpdump",
+  "libpam-systemd", "debian-archive-keyring", "apt", "e2fsprogs", "btrfs-progs", "util-linux-extra",
+];
+
+/** What the fleet's tiers run. */
+const fleet = ["keepalived", "ipvsadm", "apache2", "apache2-utils", "nfs-kernel-server", "nfs-common"];
+
+/** What the annex runs: the university's existing services. */
+const annex = ["mariadb-server", "redis-server", "memcached"];
+
+/** Shared libraries of a compiled PHP; their names carry versions that differ by release. */
+const phpLibraries: Record<string, string[]> = {
+  bookworm: ["libcurl4", "libicu72", "libonig5", "libpng16-16", "libssl3", "libzip4"],
+  trixie: ["libcurl4t64", "libicu76", "libonig5", "libpng16-16t64", "libssl3t64", "libzip5"],
+};
+const phpLibrariesEverywhere = [
+  "libargon2-1", "libfreetype6", "libjpeg62-turbo", "libsodium23", "libsqlite3-0", "libsystemd0", "libwebp7", "libxml2", "zlib1g",
+];
+
+/** Debian releases an image can be built of. */
+export const releases = Object.keys(phpLibraries);
+
+export function packages(release: string): string[] {
+  const libraries = phpLibraries[release];
+  if (libraries === undefined) throw new Error(`no package list for Debian "${release}": use one of ${releases.join(", ")}`);
+  return [...base, ...fleet, ...annex, ...libraries, ...phpLibrariesEverywhere].sort();
+}
+
+/** Units of those packages that must not start by themselves: the fleet, or the annex, starts what it needs. */
+export const disabledUnits = [
+  "apache2.service", "apache-htcacheclean.service", "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer",
+  "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "ipvsadm.service", "keepalived.service", "man-db.timer",
+  "mariadb.service", "memcached.service", "nfs-blkmap.service", "nfs-client.target", "nfs-server.service", "redis-server.service",
+  "rpcbind.service", "rpcbind.socket", "rpc-statd.service", "systemd-timesyncd.service", "logrotate.timer",
+];

@@ -1,0 +1,25 @@
+// Where the lab keeps things. Two roots: what can be made again (cache), and what cannot (state).
+import * as os from "os";
+import * as path from "path";
+
+/** Everything rebuilt from pinned inputs: kernel, images, sources. Default `~/.cache/php-fleet`. */
+export const cacheRoot =
+  process.env["FLEET_CACHE"] ??
+  path.join(process.env["XDG_CACHE_HOME"] ?? path.join(os.homedir(), ".cache"), "php-fleet");
+
+/** Inventory, guests' disks, secrets, logs. Default `/var/lib/php-fleet-lab`. */
+export const labRoot = process.env["FLEET_LAB"] ?? "/var/lib/php-fleet-lab";
+
+/** The checkout this program was started from. */
+export const repoRoot = path.resolve(__dirname, "..");
+
+export const labPaths = {
+  run: path.join(labRoot, "run"),
+  logs: path.join(labRoot, "logs"),
+  images: path.join(labRoot, "images"),
+  secrets: path.join(labRoot, "secrets.json"),
+  facts: path.join(labRoot, "facts.json"),
+  lock: path.join(labRoot, "run", "lab.lock"),
+  /** fleet-vcenter's control API, a unix socket. */
+  control: path.join(labRoot, "run", "vcenter.sock"),
+} as const;

@@ -1,0 +1,31 @@
+// The lab's fixed facts: addresses and names. One place, so that nothing else spells them.
+export const network = {
+  /** Everything of the lab's network is inside this namespace, so removing it removes all of it. */
+  namespace: "fleet-lab",
+  bridge: "br0",
+  /** The machines' network. The host side is their gateway. */
+  gateway: "10.77.0.1",
+  prefix: 24,
+  subnet: "10.77.0.0/24",
+  /** The way between the namespace and this computer: a pair of linked interfaces. */
+  outside: { link: "fleet-lab0", address: "10.77.1.1" },
+  inside: { link: "fleet-lab1", address: "10.77.1.2" },
+  transferPrefix: 30,
+} as const;
+
+export const vcenter = { listen: "127.0.0.1:8989", user: "administrator@vsphere.local" } as const;
+
+/** Caching proxy for Debian packages, for guests. */
+export const aptProxy = { address: network.outside.address, port: 3142 } as const;
+
+/** The machine that stands for the university's existing services; the program does not manage it. */
+export const annex = { name: "annex", address: "10.77.0.5", mac: "00:50:56:4d:00:05", memoryMb: 640 } as const;
+
+/** Debian releases guests can be cloned of: vSphere's names beside Debian's. */
+export const templates = [{ name: "debian-12", guestId: "debian12_64Guest", release: "bookworm" }] as const;
+
+/** VMs whose names match run natively: compiling in a User-Mode guest takes 3 to 12 times as long. */
+export const nativePattern = "*build*";
+
+/** Memory and disk the lab needs before it starts, in GB. */
+export const needs = { memoryGb: 8, diskGb: 15 } as const;

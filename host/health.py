@@ -1,0 +1,287 @@
+#!/usr/bin/python3
+"""health: one small HTTP service that answers for everything this machine serves.
+
+    health.py FILE          serve; SIGHUP reads FILE again
+    health.py --check FILE  only say whether FILE is right
+
+GET /ready answers 200 when every check passes and the machine is not drained (no /run/fleet/drain),
+503 otherwise, with a JSON object that says which check is at fault. FILE is JSON:
+
+    listen, port   where to answer
+    checks         [{name, kind, ...}]; kind is one of
+      http         url, host?, status? ([200])
+      tcp          address, port
+      fastcgi      address, port, path (FPM's ping.path), unit?: while this unit does not run the
+                   site sleeps, its socket is systemd's, and it is healthy
+      unit         unit: must run
+      mount        path: must be a mount point whose server answers
+
+Checks run together, each at most CHECK_SECONDS, and a result serves for CACHE_SECONDS, so two
+balancers that ask every second cost little more than one.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import select
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
+DRAIN = f"{ROOT}/run/fleet/drain"
+UNITS = f"{ROOT}/run/systemd/units"
+CHECK_SECONDS, CACHE_SECONDS = 1.0, 0.5
+WORKERS = 32
+NEEDS = {
+    "http": {"url": str}, "tcp": {"address": str, "port": int}, "unit": {"unit": str}, "mount": {"path": str},
+    "fastcgi": {"address": str, "port": int, "path": str},
+}  # fmt: skip
+# Reads a path a line, asks its file system, answers a line. statfs is never answered from the
+# cache of an NFS client. It is a process of its own because only a process can be killed.
+PROBER = """
+import os, sys
+for line in sys.stdin:
+    path = line.rstrip("\\n")
+    try:
+        os.statvfs(path)
+        print("" if os.path.ismount(path) else "is not a mount point", flush=True)
+    except OSError as error:
+        print(error.strerror, flush=True)
+"""
+
+
+class Refused(Exception):
+    """The configuration is wrong."""
+
+
+def mistakes(config: object) -> list[str]:
+    """Everything that is wrong with a configuration."""
+    if not isinstance(config, dict):
+        return ["it is not a JSON object"]
+    found = []
+    if type(config.get("listen")) is not str or type(config.get("port")) is not int:
+        found.append("listen must be an address and port a number")
+    for check in config.get("checks", []):
+        needs = NEEDS.get(check.get("kind"))
+        if needs is None or type(check.get("name")) is not str:
+            found.append(f"check {check.get('name')!r}: needs a name and a kind of {', '.join(NEEDS)}")
+            continue
+        for key, kind in needs.items():
+            if type(check.get(key)) is not kind:
+                found.append(f"check {check['name']!r}: {key} must be a {kind.__name__}")
+    names = [check.get("name") for check in config.get("checks", [])]
+    found += [f"check {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    return found
+
+
+def read_config(path: str) -> dict:
+    try:
+        with open(path, encoding="utf-8") as source:
+            config = json.load(source)
+    except (OSError, ValueError) as error:
+        raise Refused(f"{path}: {error}") from None
+    if wrong := mistakes(config):
+        raise Refused("\n".join(f"{path}: {text}" for text in wrong))
+    return config
+
+
+# --- checks: each returns what is wrong, or nothing ------------------------------------------
+
+
+def check_http(check: dict) -> str:
+    url = urlsplit(check["url"])
+    secure, name = url.scheme == "https", check.get("host") or url.hostname
+    connection = http.client.HTTPConnection(url.hostname, url.port or (443 if secure else 80), timeout=CHECK_SECONDS)
+    try:
+        connection.connect()
+        if secure:  # asked by address on this machine: the certificate's name is not the question
+            context = ssl._create_unverified_context()
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=name)
+        connection.request("GET", url.path or "/", headers={"Host": name, "User-Agent": "fleet-health"})
+        status = connection.getresponse().status
+    finally:
+        connection.close()
+    return "" if status in check.get("status", [200]) else f"status {status}"
+
+
+def check_tcp(check: dict) -> str:
+    socket.create_connection((check["address"], check["port"]), timeout=CHECK_SECONDS).close()
+    return ""
+
+
+def runs(unit: str) -> bool:
+    """systemd keeps this link for each unit that is not inactive or failed; looking costs no process."""
+    return os.path.islink(f"{UNITS}/invocation:{unit}")
+
+
+def check_unit(check: dict) -> str:
+    return "" if runs(check["unit"]) else f"{check['unit']} does not run"
+
+
+def fastcgi_record(kind: int, content: bytes) -> bytes:
+    return struct.pack("!BBHHBB", 1, kind, 1, len(content), 0, 0) + content
+
+
+def fastcgi_request(path: str) -> bytes:
+    """GET of a path as FastCGI: begin (responder, close after), parameters, no body."""
+    parameters = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": path, "SCRIPT_FILENAME": path, "REQUEST_URI": path}
+    pairs = b"".join(bytes([len(k), len(v)]) + k.encode() + v.encode() for k, v in parameters.items())
+    begin = fastcgi_record(1, struct.pack("!HB5x", 1, 0))
+    return begin + fastcgi_record(4, pairs) + fastcgi_record(4, b"") + fastcgi_record(5, b"")
+
+
+def check_fastcgi(check: dict) -> str:
+    if "unit" in check and not runs(check["unit"]):
+        return ""
+    answer, limit = b"", time.monotonic() + CHECK_SECONDS
+    with socket.create_connection((check["address"], check["port"]), timeout=CHECK_SECONDS) as connection:
+        connection.sendall(fastcgi_request(check["path"]))
+        while chunk := connection.recv(4096):
+            answer += chunk
+            if time.monotonic() > limit or len(answer) > 65536:
+                break
+    return "" if b"pong" in answer else "no pong"
+
+
+CHECKS = {"http": check_http, "tcp": check_tcp, "unit": check_unit, "fastcgi": check_fastcgi}
+
+
+class MountProber:
+    """Asks file systems from a process that is killed and replaced when one does not answer."""
+
+    def __init__(self) -> None:
+        self.child: subprocess.Popen | None = None
+        self.killed: subprocess.Popen | None = None
+        self.turn = threading.Lock()
+
+    def ask(self, path: str) -> str:
+        with self.turn:
+            if self.killed and self.killed.poll() is None:
+                return "the last look still hangs"  # not even killable: do not pile up more
+            if self.child is None or self.child.poll() is not None:
+                self.child = subprocess.Popen(
+                    [sys.executable, "-I", "-c", PROBER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                )
+            self.child.stdin.write(f"{path}\n".encode())
+            self.child.stdin.flush()
+            ready, _, _ = select.select([self.child.stdout], [], [], 0.9 * CHECK_SECONDS)
+            if ready:
+                return self.child.stdout.readline().decode().strip()
+            self.child.kill()
+            self.killed, self.child = self.child, None
+            return f"no answer for {CHECK_SECONDS:g} s"
+
+
+class Health:
+    """The results of all checks, no older than CACHE_SECONDS."""
+
+    def __init__(self, config: dict):
+        self.turn, self.seen, self.results = threading.Lock(), 0.0, {}
+        self.pool = ThreadPoolExecutor(WORKERS)
+        self.probers: dict[str, MountProber] = {}
+        self.use(config)
+
+    def use(self, config: dict) -> None:
+        with self.turn:
+            self.checks, self.seen = config.get("checks", []), 0.0
+            for check in self.checks:
+                if check["kind"] == "mount":
+                    self.probers.setdefault(check["path"], MountProber())
+
+    def run(self, check: dict) -> str:
+        try:
+            if check["kind"] == "mount":
+                return self.probers[check["path"]].ask(check["path"])
+            return CHECKS[check["kind"]](check)
+        except (OSError, http.client.HTTPException) as error:
+            return str(error) or type(error).__name__
+
+    def look(self) -> dict[str, str]:
+        """What is wrong with each check; empty texts are good."""
+        with self.turn:
+            if time.monotonic() - self.seen > CACHE_SECONDS or not self.seen:
+                asked = {check["name"]: self.pool.submit(self.run, check) for check in self.checks}
+                wait(asked.values(), CHECK_SECONDS)
+                late = f"no answer for {CHECK_SECONDS:g} s"
+                self.results = {name: look.result() if look.done() else late for name, look in asked.items()}
+                self.seen = time.monotonic()
+            return self.results
+
+    def answer(self) -> tuple[int, dict]:
+        results, drained = self.look(), os.path.exists(DRAIN)
+        ready = not drained and not any(results.values())
+        return 200 if ready else 503, {
+            "ready": ready,
+            "drained": drained,
+            "checks": {name: reason or "ok" for name, reason in results.items()},
+        }
+
+
+def handler(health: Health) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 5  # seconds for a client to ask
+
+        def do_GET(self) -> None:
+            status, answer = health.answer() if self.path == "/ready" else (404, {"error": "ask for /ready"})
+            body = json.dumps(answer).encode() + b"\n"
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Two balancers ask every second: nothing of it is news."""
+
+    return Handler
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *_: object) -> None:
+        """A client that went away is not an event."""
+
+
+def main() -> int:
+    check_only = sys.argv[1:2] == ["--check"]
+    words = sys.argv[2:] if check_only else sys.argv[1:]
+    if len(words) != 1:
+        print("usage: health.py [--check] FILE", file=sys.stderr)
+        return 2
+    try:
+        config = read_config(words[0])
+    except Refused as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
+    if check_only:
+        return 0
+    health = Health(config)
+
+    def read_again(*_: object) -> None:
+        try:
+            fresh = read_config(words[0])
+        except Refused as refusal:
+            print(f"kept the old configuration: {refusal}", file=sys.stderr, flush=True)
+            return
+        threading.Thread(target=health.use, args=[fresh]).start()  # it waits for a running look
+
+    signal.signal(signal.SIGHUP, read_again)
+    Server((config["listen"], config["port"]), handler(health)).serve_forever()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

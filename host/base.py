@@ -6,7 +6,6 @@ One JSON object on stdin; every key but `host` may be absent:
     host         name of this machine, for messages
     packages     Debian packages; only missing ones are installed, and none of them starts a service
     disable      units of the distribution to stop and disable (what runs is the bundle's business)
-    modules      kernel modules to load now and at every boot
     filesystems  [{label, type: btrfs|ext4, device?, size?}]: made only on a device that carries
                  nothing. Without `device` it is the one empty whole disk, of `size` GB if given
     programs     {name: text}, written to /usr/local/lib/fleet/<name>
@@ -30,15 +29,14 @@ import urllib.request
 
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 PROGRAMS, ARTEFACTS = f"{ROOT}/usr/local/lib/fleet", f"{ROOT}/opt/php"
-POLICY, MODULES = f"{ROOT}/usr/sbin/policy-rc.d", f"{ROOT}/etc/modules-load.d/fleet.conf"
+POLICY = f"{ROOT}/usr/sbin/policy-rc.d"
 NO_STARTS = "#!/bin/sh\n# Written by fleet while it installs packages.\nexit 101\n"
 MARKER = ".fleet-artefact"  # in an unpacked artefact: the sha256 of what it came from
 APT_SECONDS, COMMAND_SECONDS, DOWNLOAD_SECONDS = 1800, 300, 60
 NAME = re.compile(r"[A-Za-z0-9][\w.+~-]*")
 FILESYSTEMS = {"btrfs": ["mkfs.btrfs", "-q", "-L"], "ext4": ["mkfs.ext4", "-q", "-L"]}
 KEYS = {
-    "host": str, "packages": list, "disable": list, "modules": list,
-    "filesystems": list, "programs": dict, "artefacts": list,
+    "host": str, "packages": list, "disable": list, "filesystems": list, "programs": dict, "artefacts": list,
 }  # fmt: skip
 
 
@@ -63,7 +61,7 @@ def mistakes(wanted: dict) -> list[str]:
     found += [f"{k}: must be a {t.__name__}" for k, t in KEYS.items() if k in wanted and type(wanted[k]) is not t]
     if found:
         return found
-    for key in ("packages", "modules", "programs"):
+    for key in ("packages", "programs"):
         names = wanted.get(key, [])
         found += [f"{key}: {name!r} is not a plain name" for name in names if not NAME.fullmatch(str(name))]
     for item in wanted.get("filesystems", []):
@@ -157,12 +155,6 @@ def disable_units(units: list[str]) -> list[str]:
         say(f"disabling {' '.join(busy)}")
         run(["systemctl", "disable", "--now", *busy])
     return busy
-
-
-def load_modules(modules: list[str]) -> None:
-    if modules:
-        write(MODULES, "".join(f"{name}\n" for name in modules), 0o644)
-        run(["modprobe", "-a", *modules])
 
 
 # --- file systems ----------------------------------------------------------------------------
@@ -267,12 +259,10 @@ def bring(wanted: dict) -> dict:
         nonlocal clock
         now = time.monotonic()
         report["seconds"][name], clock = round(now - clock, 2), now
-        if result is not None:
-            report[name] = result
+        report[name] = result
 
     step("packages", install_packages(wanted.get("packages", [])))
     step("disabled", disable_units(wanted.get("disable", [])))
-    step("modules", load_modules(wanted.get("modules", [])))
     step("filesystems", {item["label"]: make_filesystem(item) for item in wanted.get("filesystems", [])})
     programs = wanted.get("programs", {})
     step("programs", [name for name in programs if write(f"{PROGRAMS}/{name}", programs[name], 0o755)])

@@ -32,6 +32,7 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -67,11 +68,16 @@ RECORDS = {
     "probe": {
         "name": (str,), "kind": (str,), "within": (int, 20), "url": (str, ""), "host": (str, ""),
         "status": (list, [200]), "contains": (str, ""), "address": (str, ""), "port": (int, 0),
-        "argv": (list, []),
+        "path": (str, ""), "argv": (list, []),
     },
 }  # fmt: skip
 SECRET_RECORDS = {"secret": {"digest": (str,), "lines": (int,)}}
-PROBE_NEEDS = {"http": ["url"], "tcp": ["address", "port"], "exec": ["argv"]}
+PROBE_NEEDS = {
+    "http": ["url"],
+    "tcp": ["address", "port"],
+    "fastcgi": ["address", "port", "path"],
+    "exec": ["argv"],
+}
 
 
 class Refused(Exception):
@@ -156,7 +162,8 @@ def check_fields(schema: dict, fields: dict) -> list[str]:
 def check_record(kind: str, fields: dict) -> list[str]:
     """Mistakes in the values of one record whose types are right."""
     wrong = []
-    path, argv = fields.get("path", "/etc/x"), fields.get("argv", [])
+    path = fields["path"] if kind in ("file", "secret", "link") else "/etc/x"
+    argv = fields.get("argv", [])
     if os.path.normpath(path) != path or not path.startswith("/etc/") or "\n" in path:
         wrong.append(f"path {path!r} must be a plain path below /etc/")
     if not MODE.fullmatch(fields.get("mode", "0644")):
@@ -631,11 +638,32 @@ def http_problem(probe: dict) -> str:
     return "" if probe["contains"] in body else f"the answer does not contain {probe['contains']!r}"
 
 
+def fastcgi_problem(probe: dict) -> str:
+    """GET of a path, asked from 127.0.0.1 so that listen.allowed_clients needs no VIP."""
+
+    def part(kind: int, content: bytes) -> bytes:
+        return struct.pack("!BBHHBB", 1, kind, 1, len(content), 0, 0) + content
+
+    path, answer, limit = probe["path"], b"", time.monotonic() + 5
+    words = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": path, "SCRIPT_FILENAME": path, "REQUEST_URI": path}
+    pairs = b"".join(bytes([len(key), len(value)]) + (key + value).encode() for key, value in words.items())
+    request = part(1, struct.pack("!HB5x", 1, 0)) + part(4, pairs) + part(4, b"") + part(5, b"")
+    with socket.create_connection((probe["address"], probe["port"]), 5, ("127.0.0.1", 0)) as connection:
+        connection.sendall(request)
+        while (chunk := connection.recv(4096)) and time.monotonic() < limit and len(answer) < 1 << 20:
+            answer += chunk
+    if probe["contains"].encode() in answer and answer:
+        return ""
+    return f"the answer does not contain {probe['contains']!r}" if answer else "no answer"
+
+
 def problem(probe: dict) -> str:
     """What is wrong right now; empty when the probe passes."""
     try:
         if probe["kind"] == "http":
             return http_problem(probe)
+        if probe["kind"] == "fastcgi":
+            return fastcgi_problem(probe)
         if probe["kind"] == "tcp":
             socket.create_connection((probe["address"], probe["port"]), timeout=5).close()
         else:

@@ -11,8 +11,8 @@ GET /ready answers 200 when every check passes and the machine is not drained (n
     checks         [{name, kind, ...}]; kind is one of
       http         url, host?, status? ([200])
       tcp          address, port
-      fastcgi      address, port, path (FPM's ping.path), unit?: while this unit does not run the
-                   site sleeps, its socket is systemd's, and it is healthy
+      fastcgi      address, port, path (FPM's ping.path), asked from 127.0.0.1; unit?: while this
+                   unit does not run the site sleeps, its socket is systemd's, and it is healthy
       unit         unit: must run
       mount        path: must be a mount point whose server answers
 
@@ -145,7 +145,9 @@ def check_fastcgi(check: dict) -> str:
     if "unit" in check and not runs(check["unit"]):
         return ""
     answer, limit = b"", time.monotonic() + CHECK_SECONDS
-    with socket.create_connection((check["address"], check["port"]), timeout=CHECK_SECONDS) as connection:
+    # From 127.0.0.1 even to a VIP of this machine, so that listen.allowed_clients needs no VIP.
+    place = (check["address"], check["port"])
+    with socket.create_connection(place, CHECK_SECONDS, ("127.0.0.1", 0)) as connection:
         connection.sendall(fastcgi_request(check["path"]))
         while chunk := connection.recv(4096):
             answer += chunk

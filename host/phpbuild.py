@@ -5,13 +5,10 @@ One JSON object on stdin:
 
     artefact     its name, <version>-<hash of all that follows>; installed as /opt/php/<artefact>
     version      PHP version, compared with what the compiled binary says
-    sources      {php: {url, sha256}, pecl: [{name, url, sha256, options?, directory?}]}
-                 `directory`: where config.m4 is, when a tarball holds several
+    sources      {php: {url, sha256}, pecl: [{name, url, sha256, options?}]}
     patches      [{name, sha256, text}], applied to the PHP source with patch -p1
-    options      for configure; --prefix, the paths of php.ini and conf.d and
-                 --enable-option-checking=fatal are added
+    options      for configure; --prefix and --enable-option-checking=fatal are added
     modules      what `php -m` must list besides the modules no PHP is without
-    environment  {CFLAGS, LDFLAGS, ...} of the compiler; absent: PHP's own defaults
     packages     Debian packages it was built with (installed by base); recorded
     jobs         parallel compilers; absent: one a CPU
 
@@ -42,12 +39,16 @@ PREFIX = f"{ROOT}/opt/php"
 INSTALLED = ".fleet-artefact"  # base's marker: this directory is in use on this machine
 EPOCH = "1577836800"  # the time that goes into files and binaries: any fixed one will do
 PHASE_SECONDS, DOWNLOAD_SECONDS = 3600, 60
+HARDENING = {  # a PHP faces the web
+    "CFLAGS": "-O2 -fstack-protector-strong -fstack-clash-protection -D_FORTIFY_SOURCE=2",
+    "LDFLAGS": "-Wl,-z,relro -Wl,-z,now",
+}
 ALWAYS = {"core", "date", "hash", "json", "pcre", "random", "reflection", "spl", "standard"}
 ZEND_EXTENSIONS = {"opcache": "zend opcache", "xdebug": "xdebug"}  # file name -> name in php -m
 NAME = re.compile(r"[A-Za-z0-9][\w.+~-]*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 KEYS = {"artefact": str, "version": str, "sources": dict, "options": list, "modules": list}
-MORE_KEYS = {"patches": list, "environment": dict, "packages": list, "jobs": int}
+MORE_KEYS = {"patches": list, "packages": list, "jobs": int}
 PER_RUN = {"jobs"}  # not part of what the artefact is
 
 
@@ -96,7 +97,7 @@ def named(item: dict) -> bool:
 
 def recipe(wanted: dict) -> dict:
     """What makes the artefact what it is."""
-    return {key: value for key, value in wanted.items() if key not in PER_RUN}
+    return {**{key: value for key, value in wanted.items() if key not in PER_RUN}, "environment": HARDENING}
 
 
 def module_names(listing: str) -> set[str]:
@@ -115,7 +116,11 @@ def module_problem(found: set[str], declared: list[str]) -> str:
 def load_line(module_file: str) -> str:
     """The line of php.ini that loads a module."""
     name = os.path.basename(module_file).removesuffix(".so")
-    return f"{'zend_extension' if name in ZEND_EXTENSIONS else 'extension'}={name}\n"
+    return f"{'zend_extension' if name in ZEND_EXTENSIONS else 'extension'}={name}"
+
+
+def shared_modules(prefix: str) -> list[str]:
+    return sorted(glob.glob(f"{prefix}/lib/php/extensions/*/*.so"))
 
 
 # --- the edge --------------------------------------------------------------------------------
@@ -188,21 +193,22 @@ def unpack(log: Log, tarball: str, folder: str) -> None:
     log.run(["tar", "-xf", tarball, "-C", folder, "--no-same-owner"], folder)
 
 
-def source_folder(folder: str, within: str, wanted: str, what: str) -> str:
-    """The directory below `folder` that holds the file `wanted`."""
-    found = [os.path.dirname(p) for depth in ("", "*/", "*/*/") for p in glob.glob(f"{folder}/{within}{depth}{wanted}")]
-    if not found:
-        raise Failed(f"{what}: no {wanted} in the tarball")
-    if len(found) > 1 and found[0].count("/") == found[1].count("/"):
-        choices = ", ".join(os.path.relpath(path, folder) for path in sorted(found))
-        raise Failed(f"{what}: {wanted} is in several directories, choose one by `directory`: {choices}")
+def source_folder(folder: str, wanted: str, name: str) -> str:
+    """The directory of a tarball that holds the file `wanted`. Of a PECL tarball with several
+    versions in it, the one that its package.xml is about."""
+    found = sorted(os.path.dirname(path) for path in glob.glob(f"{folder}/*/{wanted}"))
+    if len(found) > 1 and os.path.exists(f"{folder}/package.xml"):
+        with open(f"{folder}/package.xml", encoding="utf-8") as source:
+            release = re.search(r"<release>([^<]+)</release>", source.read())
+        found = [path for path in found if release and os.path.basename(path) == f"{name}-{release[1]}"]
+    if len(found) != 1:
+        raise Failed(f"{name}: {len(found)} directories of the tarball hold {wanted}, expected one")
     return found[0]
 
 
 def build_pecl(log: Log, item: dict, prefix: str, jobs: int, folder: str) -> None:
     unpack(log, fetch(item), folder)
-    within = item["directory"].strip("/") + "/" if item.get("directory") else ""
-    source = source_folder(folder, within, "config.m4", item["name"])
+    source = source_folder(folder, "config.m4", item["name"])
     log.run([f"{prefix}/bin/phpize"], source)
     options = ["--enable-option-checking=fatal", *item.get("options", [])]
     log.run(["./configure", f"--with-php-config={prefix}/bin/php-config", *options], source)
@@ -211,24 +217,18 @@ def build_pecl(log: Log, item: dict, prefix: str, jobs: int, folder: str) -> Non
 
 
 def tidy(log: Log, prefix: str) -> None:
-    """Load every shared module by default; drop what only compiling needs."""
-    modules = sorted(glob.glob(f"{prefix}/lib/php/extensions/*/*.so"))
-    os.makedirs(f"{prefix}/etc/conf.d", exist_ok=True)
-    for module in modules:
-        name = os.path.basename(module).removesuffix(".so")
-        with open(f"{prefix}/etc/conf.d/{name}.ini", "w", encoding="utf-8") as out:
-            out.write(load_line(module))
+    """Drop what only compiling needs."""
     for name in ("include", "lib/php/build", "php/man", "bin/phpize", "bin/php-config"):
         if os.path.isdir(f"{prefix}/{name}"):
             shutil.rmtree(f"{prefix}/{name}")
         elif os.path.exists(f"{prefix}/{name}"):
             os.unlink(f"{prefix}/{name}")
     binaries = [path for path in (f"{prefix}/bin/php", f"{prefix}/sbin/php-fpm") if os.path.exists(path)]
-    log.run(["strip", "--strip-unneeded", *binaries, *modules], prefix)
+    log.run(["strip", "--strip-unneeded", *binaries, *shared_modules(prefix)], prefix)
 
 
 def prove(prefix: str, wanted: dict) -> None:
-    """The installed PHP says the version and lists the modules that were asked for."""
+    """The installed PHP says the version and, with all shared modules loaded, lists what was asked for."""
 
     def ask(*words: str) -> str:
         done = subprocess.run([*words], capture_output=True, text=True, timeout=60, check=False)
@@ -240,14 +240,15 @@ def prove(prefix: str, wanted: dict) -> None:
     version = ask(php, "-r", "echo PHP_VERSION;").strip()
     if version != wanted["version"]:
         raise Failed(f"the source is PHP {version}, the request says {wanted['version']}")
-    if problem := module_problem(module_names(ask(php, "-m")), wanted["modules"]):
+    loaded = [word for module in shared_modules(prefix) for word in ("-d", load_line(module))]
+    if problem := module_problem(module_names(ask(php, "-n", *loaded, "-m")), wanted["modules"]):
         raise Failed(f"the compiled PHP {problem}")
     ask(f"{prefix}/sbin/php-fpm", "-v")
 
 
 def libraries(prefix: str) -> list[str]:
     """Debian packages of the shared libraries that the binaries need at run time."""
-    binaries = [f"{prefix}/bin/php", f"{prefix}/sbin/php-fpm", *glob.glob(f"{prefix}/lib/php/extensions/*/*.so")]
+    binaries = [f"{prefix}/bin/php", f"{prefix}/sbin/php-fpm", *shared_modules(prefix)]
     shown = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False).stdout
     paths = sorted({os.path.realpath(path) for path in re.findall(r"=> (/\S+)", shown)})
     names = [name for path in paths for name in (path, path.removeprefix("/usr"))]  # dpkg knows one of them
@@ -273,18 +274,17 @@ def build(wanted: dict, packed: str) -> dict:
     words = {key: os.environ[key] for key in ("http_proxy", "https_proxy", "no_proxy") if key in os.environ}
     path = os.environ.get("PATH") or "/usr/sbin:/usr/bin:/sbin:/bin"
     fixed = {"PATH": path, "LC_ALL": "C.UTF-8", "TZ": "UTC", "SOURCE_DATE_EPOCH": EPOCH, "HOME": work}
-    log = Log(f"{STORE}/{artefact}.log", {**words, **fixed, **wanted.get("environment", {})})
+    log = Log(f"{STORE}/{artefact}.log", {**words, **fixed, **HARDENING})
     say(f"compiling PHP {wanted['version']} as {artefact}, {jobs} jobs; log {log.place}")
     try:
         tarball = log.phase("fetch", fetch, wanted["sources"]["php"])
         log.phase("unpack", unpack, log, tarball, f"{work}/php")
-        source = source_folder(f"{work}/php", "", "configure", "php")
+        source = source_folder(f"{work}/php", "configure", "php")
         for patch in wanted.get("patches", []):
             argv = ["patch", "-p1", "--forward", "--batch"]
             log.phase(f"patch {patch['name']}", log.run, argv, source, patch["text"].encode())
-        places = [f"--prefix={prefix}", f"--with-config-file-path={prefix}/etc"]
-        places += [f"--with-config-file-scan-dir={prefix}/etc/conf.d", "--enable-option-checking=fatal"]
-        log.phase("configure", log.run, ["./configure", *places, *wanted["options"]], source)
+        configure = ["./configure", f"--prefix={prefix}", "--enable-option-checking=fatal"]
+        log.phase("configure", log.run, [*configure, *wanted["options"]], source)
         log.phase("make", log.run, ["make", f"-j{jobs}"], source)
         log.phase("install", log.run, ["make", "install"], source)
         for item in wanted["sources"].get("pecl", []):

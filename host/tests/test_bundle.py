@@ -63,7 +63,7 @@ class Reading(unittest.TestCase):
             "reload: must be list",
             "'y' is not the name of a unit",
             "'p': a probe of this kind needs url",
-            "'q': kind must be one of http, tcp, exec",
+            "'q': kind must be one of http, tcp, fastcgi, exec",
             "unknown field 'extra'",
         ):
             self.assertIn(part, str(refused.exception))

@@ -104,7 +104,9 @@ export class HostConfig extends pulumi.ComponentResource {
     const names = [...new Set(content.secrets.map((s) => s.secret))];
     const secrets =
       names.length > 0
-        ? remote("secrets", `${converge} secrets`, pulumi.secret(pulumi.all([texts, digests]).apply(([t, d]) => secretBundle(t, d))), [base])
+        ? remote("secrets", `${converge} secrets`, pulumi.secret(pulumi.all([texts, digests]).apply(([t, d]) => secretBundle(t, d))), [
+            base,
+          ])
         : undefined;
     const config = remote(
       "config",

@@ -99,17 +99,13 @@ export class Host extends pulumi.ComponentResource {
       waitForGuestIpTimeout: 0,
       shutdownWaitTimeout: 5,
     };
-    const vm = new vsphere.VirtualMachine(
-      `${tier}-vm-${machine.name}`,
-      args.transform?.vm ? args.transform.vm(vmArgs) : vmArgs,
-      {
-        ...child,
-        // A rebuilt template or new user data is for VMs yet to be born.
-        ignoreChanges: ["clone.templateUuid", "extraConfig"],
-        protect: machine.role === "nas",
-        customTimeouts: { create: "30m" },
-      },
-    );
+    const vm = new vsphere.VirtualMachine(`${tier}-vm-${machine.name}`, args.transform?.vm ? args.transform.vm(vmArgs) : vmArgs, {
+      ...child,
+      // A rebuilt template or new user data is for VMs yet to be born.
+      ignoreChanges: ["clone.templateUuid", "extraConfig"],
+      protect: machine.role === "nas",
+      customTimeouts: { create: "30m" },
+    });
 
     this.name = machine.name;
     this.machine = machine;

@@ -44,7 +44,12 @@ export class PhpBuilder extends pulumi.ComponentResource {
           logging: command.remote.Logging.Stderr,
           addPreviousOutputInEnv: false,
         },
-        { parent: this, dependsOn: [builder.config.nodes.config], hideDiffs: ["connection"], customTimeouts: { create: "60m", update: "60m" } },
+        {
+          parent: this,
+          dependsOn: [builder.config.nodes.config],
+          hideDiffs: ["connection"],
+          customTimeouts: { create: "60m", update: "60m" },
+        },
       );
       artefacts[build.artefact] = compiled.stdout.apply((line) => {
         const { sha256 } = JSON.parse(line) as { sha256: string };

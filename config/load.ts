@@ -42,7 +42,14 @@ export function loadFleet(written: Written): Loaded {
   if (problems.length > 0) throw new ConfigError(problems);
   // Without a problem every key was accepted, so the draft is whole.
   const { secrets, ...config } = draft as StackConfig;
-  return { fleet: resolve(written.stack, config, resolved.filter((s) => s !== undefined)), secrets };
+  return {
+    fleet: resolve(
+      written.stack,
+      config,
+      resolved.filter((s) => s !== undefined),
+    ),
+    secrets,
+  };
 }
 
 /** The keys of a stack that could be understood; all of them where there was no problem. */
@@ -131,7 +138,9 @@ function explain(issue: z.core.$ZodIssue, file: string, name: (path: string) => 
         remedy: "Correct the spelling or remove it.",
       }));
     case "invalid_type":
-      return [{ ...at, allowed: kinds[issue.expected] ?? issue.expected, remedy: issue.input === undefined ? "Add it." : "Correct the type." }];
+      return [
+        { ...at, allowed: kinds[issue.expected] ?? issue.expected, remedy: issue.input === undefined ? "Add it." : "Correct the type." },
+      ];
     case "invalid_value":
       return [{ ...at, allowed: issue.values.map(String).join(", "), remedy: "Use one of these." }];
     case "too_small":
@@ -140,6 +149,11 @@ function explain(issue: z.core.$ZodIssue, file: string, name: (path: string) => 
       return [{ ...at, allowed: `at most ${String(issue.maximum)}`, remedy: "Lower it." }];
     case "invalid_key":
       return issue.issues.flatMap((inner) => explain({ ...inner, path: issue.path } as z.core.$ZodIssue, file, name));
+    case "invalid_union": {
+      const inner = issue.errors.flat().flatMap((each) => explain(each, file, name));
+      const allowed = [...new Set(inner.map((p) => p.allowed))].join(", or ");
+      return [{ ...at, allowed: allowed || issue.message, remedy: "Correct the value." }];
+    }
     default:
       return [{ ...at, allowed: issue.message, remedy: "Correct the value." }];
   }
@@ -197,32 +211,71 @@ function checkReferences(c: Draft, file: string): Problem[] {
   for (const m of machinesOf(c)) {
     names.set(m.name, (names.get(m.name) ?? 0) + 1);
     if (c.vsphere && c.vsphere.templates[m.debian] === undefined) {
-      found.push({ file, property: `fleet:vsphere.templates.${m.debian}`, allowed: "the name of a template VM", remedy: `${m.name} runs ${m.debian}: add its template.` });
+      found.push({
+        file,
+        property: `fleet:vsphere.templates.${m.debian}`,
+        allowed: "the name of a template VM",
+        remedy: `${m.name} runs ${m.debian}: add its template.`,
+      });
     }
   }
   for (const [name, count] of names) {
     if (count > 1) found.push({ file, property: "hosts", value: name, allowed: "a host name used once", remedy: "Rename one of the VMs." });
   }
   if (c.mutualised && !c.balancers) {
-    found.push({ file, property: "fleet:balancers", allowed: "the pair of directors", remedy: "fleet:mutualised needs balancers in front: add them." });
+    found.push({
+      file,
+      property: "fleet:balancers",
+      allowed: "the pair of directors",
+      remedy: "fleet:mutualised needs balancers in front: add them.",
+    });
   }
   if (c.mutualised && !c.nas) {
-    found.push({ file, property: "fleet:nas", allowed: "an appliance or a vm", remedy: "fleet:mutualised keeps its sites on a NAS: add it." });
+    found.push({
+      file,
+      property: "fleet:nas",
+      allowed: "an appliance or a vm",
+      remedy: "fleet:mutualised keeps its sites on a NAS: add it.",
+    });
   }
   if (c.balancers && Object.keys(c.balancers.hosts).length !== 2) {
-    found.push({ file, property: "fleet:balancers.hosts", value: Object.keys(c.balancers.hosts), allowed: "two hosts", remedy: "VRRP runs here as a pair: name two." });
+    found.push({
+      file,
+      property: "fleet:balancers.hosts",
+      value: Object.keys(c.balancers.hosts),
+      allowed: "two hosts",
+      remedy: "VRRP runs here as a pair: name two.",
+    });
   }
   if (c.moodle && c.moodle.addresses.length < c.moodle.nodes) {
-    found.push({ file, property: "fleet:moodle.addresses", value: c.moodle.addresses.length, allowed: `at least ${c.moodle.nodes} addresses`, remedy: "Add one for each node." });
+    found.push({
+      file,
+      property: "fleet:moodle.addresses",
+      value: c.moodle.addresses.length,
+      allowed: `at least ${c.moodle.nodes} addresses`,
+      remedy: "Add one for each node.",
+    });
   }
   for (const [group, g] of Object.entries(c.mutualised?.php ?? {})) {
     g.versions.forEach((version, i) => {
       const property = `fleet:mutualised.php.${group}.versions.${i}`;
       const declared = Object.keys(c.php ?? {});
-      if (!c.php?.[version]) found.push({ file, property, value: version, allowed: declared.join(", ") || "nothing yet", remedy: `Declare the build under fleet:php.${version}.` });
+      if (!c.php?.[version])
+        found.push({
+          file,
+          property,
+          value: version,
+          allowed: declared.join(", ") || "nothing yet",
+          remedy: `Declare the build under fleet:php.${version}.`,
+        });
     });
     if (!c.builders?.[g.debian]) {
-      found.push({ file, property: `fleet:builders.${g.debian}`, allowed: "a builder VM", remedy: `Group ${group} runs ${g.debian}: PHP for it is compiled on a builder of that release.` });
+      found.push({
+        file,
+        property: `fleet:builders.${g.debian}`,
+        allowed: "a builder VM",
+        remedy: `Group ${group} runs ${g.debian}: PHP for it is compiled on a builder of that release.`,
+      });
     }
   }
   return found;
@@ -237,33 +290,79 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteConfig
   if (!first) {
     const offered = groups.map(([name, g]) => `${name} (${g.versions.join(", ")})`).join("; ") || "none";
     const value = group === undefined ? version : `${version} in ${group}`;
-    problems.push({ file, property: "php.version", value, allowed: `a version that a PHP group has: ${offered}`, remedy: `Change the site or add the version to a group in ${stackFile}.` });
+    problems.push({
+      file,
+      property: "php.version",
+      value,
+      allowed: `a version that a PHP group has: ${offered}`,
+      remedy: `Change the site or add the version to a group in ${stackFile}.`,
+    });
     return undefined;
   }
   if (having.length > 1) {
-    problems.push({ file, property: "php.group", allowed: having.map(([name]) => name).join(", "), remedy: `Several groups have PHP ${version}: name one.` });
+    problems.push({
+      file,
+      property: "php.group",
+      allowed: having.map(([name]) => name).join(", "),
+      remedy: `Several groups have PHP ${version}: name one.`,
+    });
     return undefined;
   }
   const build = c.php?.[version];
   for (const name of build ? site.php.modules : []) {
     if (!build?.modules.includes(name) && !build?.pecl[name]) {
-      problems.push({ file, property: "php.modules", value: name, allowed: "modules of the build", remedy: `Add ${name} to fleet:php.${version} in ${stackFile}.` });
+      problems.push({
+        file,
+        property: "php.modules",
+        value: name,
+        allowed: "modules of the build",
+        remedy: `Add ${name} to fleet:php.${version} in ${stackFile}.`,
+      });
     }
   }
   if (site.sessions === "redis" && !c.redis) {
-    problems.push({ file, property: "sessions", value: "redis", allowed: "a store that the stack has", remedy: `Add fleet:redis to ${stackFile}.` });
+    problems.push({
+      file,
+      property: "sessions",
+      value: "redis",
+      allowed: "a store that the stack has",
+      remedy: `Add fleet:redis to ${stackFile}.`,
+    });
   }
   if (site.sessions === "redis" && c.redis && c.secrets && c.secrets.redisPassword === undefined) {
-    problems.push({ file: stackFile, property: "fleet:secrets.redisPassword", allowed: "a secret text", remedy: `${site.name} keeps sessions in Redis. Set it with: pulumi config set --secret --path 'fleet:secrets.redisPassword'` });
+    problems.push({
+      file: stackFile,
+      property: "fleet:secrets.redisPassword",
+      allowed: "a secret text",
+      remedy: `${site.name} keeps sessions in Redis. Set it with: pulumi config set --secret --path 'fleet:secrets.redisPassword'`,
+    });
   }
   if (site.sessions === "memcached" && !c.memcached) {
-    problems.push({ file, property: "sessions", value: "memcached", allowed: "a store that the stack has", remedy: `Add fleet:memcached to ${stackFile}.` });
+    problems.push({
+      file,
+      property: "sessions",
+      value: "memcached",
+      allowed: "a store that the stack has",
+      remedy: `Add fleet:memcached to ${stackFile}.`,
+    });
   }
   if (site.sessions !== "files" && build && !build.pecl[site.sessions]) {
-    problems.push({ file, property: "sessions", value: site.sessions, allowed: "a store that the PHP build can reach", remedy: `Add the PECL module ${site.sessions} to fleet:php.${version} in ${stackFile}.` });
+    problems.push({
+      file,
+      property: "sessions",
+      value: site.sessions,
+      allowed: "a store that the PHP build can reach",
+      remedy: `Add the PECL module ${site.sessions} to fleet:php.${version} in ${stackFile}.`,
+    });
   }
   if (site.seed && c.nas?.kind !== "vm") {
-    problems.push({ file, property: "seed", value: "present", allowed: "only where fleet:nas.kind is vm", remedy: "Fill the site on the appliance by hand and remove the seed." });
+    problems.push({
+      file,
+      property: "seed",
+      value: "present",
+      allowed: "only where fleet:nas.kind is vm",
+      remedy: "Fill the site on the appliance by hand and remove the seed.",
+    });
   }
   return { ...site, php: { ...site.php, group: first[0] }, memoryMb: megabytes(site.php.memory) ?? 0 };
 }
@@ -279,7 +378,13 @@ function checkSites(sites: readonly { file: string; site: SiteConfig }[]): Probl
   };
   for (const { file, site } of sites) {
     if (!file.endsWith(`/${site.name}.yaml`)) {
-      found.push({ file, property: "name", value: site.name, allowed: "the file's own name", remedy: `Rename the file to ${site.name}.yaml or change the name.` });
+      found.push({
+        file,
+        property: "name",
+        value: site.name,
+        allowed: "the file's own name",
+        remedy: `Rename the file to ${site.name}.yaml or change the name.`,
+      });
     }
     once(file, "uid", site.uid, "uid");
     once(file, "port", site.port, "port");

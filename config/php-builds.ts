@@ -24,11 +24,7 @@ const sorted = (names: Iterable<string>): string[] => [...new Set(names)].sort()
  * Resolves one declared version for one Debian release. The artefact's name carries a hash of all
  * that decides its bytes, so equal inputs are built once and a change of any is another artefact.
  */
-export function resolveBuild(
-  version: string,
-  wanted: z.output<typeof phpBuildSchema>,
-  debian: DebianRelease,
-): PhpBuild {
+export function resolveBuild(version: string, wanted: z.output<typeof phpBuildSchema>, debian: DebianRelease): PhpBuild {
   const modules = sorted(wanted.modules) as PhpModule[];
   const recipes: ModuleRecipe[] = modules.map((name) => phpModules[name]);
   const pecl = Object.entries(wanted.pecl)

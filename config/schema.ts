@@ -15,21 +15,13 @@ export type DebianRelease = (typeof debianReleases)[number];
 
 const address = z.string().refine(isIPv4, { error: "an IPv4 address such as 10.20.0.11" });
 const cidr = z.string().refine(isNetwork, { error: "an IPv4 network such as 10.20.0.0/24" });
-const size = z
-  .string()
-  .refine((s) => megabytes(s) !== undefined, { error: 'a size such as "4 GB" or "512 MB"' });
-const duration = z
-  .string()
-  .refine((s) => seconds(s) !== undefined, { error: 'a duration such as "1 second" or "5 minutes"' });
+const size = z.string().refine((s) => megabytes(s) !== undefined, { error: 'a size such as "4 GB" or "512 MB"' });
+const duration = z.string().refine((s) => seconds(s) !== undefined, { error: 'a duration such as "1 second" or "5 minutes"' });
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, { error: "64 hexadecimal digits of a SHA-256" });
 const url = z.url({ protocol: /^https?$/, error: "an http or https URL" });
-const hostName = z
-  .string()
-  .regex(/^[a-z][a-z0-9-]{0,30}$/, { error: "a host name of lower-case letters, digits and hyphens" });
+const hostName = z.string().regex(/^[a-z][a-z0-9-]{0,30}$/, { error: "a host name of lower-case letters, digits and hyphens" });
 const release = z.enum(debianReleases);
-const phpVersion = z
-  .string()
-  .regex(/^[5-9]\.\d$/, { error: 'a PHP version in quotes, such as "8.2"' });
+const phpVersion = z.string().regex(/^[5-9]\.\d$/, { error: 'a PHP version in quotes, such as "8.2"' });
 
 /** Size of each VM of a tier; defaults are the documented ones of each tier. */
 const vmSize = (vcpu: number, memory: string, disk = "20 GB") => ({
@@ -105,9 +97,7 @@ export const phpBuildSchema = z.strictObject({
   release: z.string().regex(/^\d+\.\d+\.\d+$/, { error: 'a full release such as "8.2.32"' }),
   source: z.strictObject({ url, sha256 }),
   modules: z.array(z.enum(phpModuleNames as [string, ...string[]])),
-  pecl: z
-    .record(z.string(), z.strictObject({ url, sha256, options: z.array(z.string()).default([]) }))
-    .default({}),
+  pecl: z.record(z.string(), z.strictObject({ url, sha256, options: z.array(z.string()).default([]) })).default({}),
   /** Further options of PHP's configure. */
   options: z.array(z.string().startsWith("--")).default([]),
 });
@@ -236,12 +226,7 @@ export const siteSchema = z.strictObject({
   /** Where PHP keeps sessions. */
   sessions: z.enum(["redis", "memcached", "files"]).default("files"),
   /** What an empty site is filled with once; never touched again. */
-  seed: z
-    .union([
-      z.strictObject({ url, sha256 }),
-      z.strictObject({ files: z.record(fileName, z.string()) }),
-    ])
-    .optional(),
+  seed: z.union([z.strictObject({ url, sha256 }), z.strictObject({ files: z.record(fileName, z.string()) })]).optional(),
 });
 /** A site's file with its defaults filled in. */
 export type SiteConfig = z.output<typeof siteSchema>;

@@ -30,7 +30,10 @@ export function readSites(directory: string): Record<string, unknown> {
   if (!fs.existsSync(full)) return {};
   const problems: Problem[] = [];
   const sites: Record<string, unknown> = {};
-  for (const name of fs.readdirSync(full).filter((n) => n.endsWith(".yaml")).sort()) {
+  for (const name of fs
+    .readdirSync(full)
+    .filter((n) => n.endsWith(".yaml"))
+    .sort()) {
     const file = path.join(directory, name);
     const document = YAML.parseDocument(fs.readFileSync(path.join(full, name), "utf8"));
     for (const error of document.errors) {

@@ -18,10 +18,12 @@ export function bundle(host: string, content: HostContent, digests: Readonly<Rec
   if (twice.length > 0) throw new Error(`${host}: two parts write ${twice.join(", ")}`);
   return [
     record("bundle", { format: 1, host }),
-    ...[...content.files].sort(byPath).map(
-      ({ path, mode = "0644", owner = "root", group = "root", text }) =>
-        record("file", { path, mode, owner, group, lines: lines(text, path) }) + text,
-    ),
+    ...[...content.files]
+      .sort(byPath)
+      .map(
+        ({ path, mode = "0644", owner = "root", group = "root", text }) =>
+          record("file", { path, mode, owner, group, lines: lines(text, path) }) + text,
+      ),
     ...[...content.secrets].sort(byPath).map(({ path, mode = "0600", owner = "root", group = "root", secret }) => {
       const digest = digests[secret];
       if (digest === undefined) throw new Error(`${host}: ${path} needs the secret ${secret}, which was not passed`);

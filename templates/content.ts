@@ -44,13 +44,12 @@ export interface Unit {
 /** What must answer on the VM after the switch. */
 export interface Probe {
   readonly name: string;
-  readonly kind: "unit" | "tcp" | "http" | "fastcgi";
-  readonly unit?: string;
+  readonly kind: "tcp" | "http" | "exec";
+  readonly argv?: readonly string[];
   readonly address?: string;
   readonly port?: number;
   readonly url?: string;
   readonly host?: string;
-  readonly path?: string;
   readonly status?: readonly number[];
   readonly contains?: string;
   /** Seconds within which it must succeed. */

@@ -57,7 +57,6 @@ export function keepalivedPart(
     ],
     checks: [{ name: "keepalived", argv: ["/usr/sbin/keepalived", "--config-test", "--use-file", config] }],
     units: [{ name: unit, reload: [config], restart: [`${unitDirectory}/${unit}`] }],
-    probes: [{ name: "keepalived runs", kind: "unit", unit, within: 10 }],
     health: [{ name: "keepalived", kind: "unit", unit }],
   };
 }

@@ -1,4 +1,4 @@
-import type { Machine, Site } from "../../config/model";
+import type { Site } from "../../config/model";
 import type { HostContent } from "../content";
 import { render } from "../render";
 import { unitDirectory, unitFile } from "../system/system";

@@ -90,9 +90,27 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
       { name: `${unit}.service`, restart: [`${unitDirectory}/${unit}.service`, `${directory}/`], start: false },
     ],
     probes: [
-      { name: `${site.name} answers FastCGI`, kind: "fastcgi", address: vip, port: site.port, path: "/fleet-fpm-ping", contains: "pong", within: 30 },
+      {
+        name: `${site.name} answers FastCGI`,
+        kind: "fastcgi",
+        address: vip,
+        port: site.port,
+        path: "/fleet-fpm-ping",
+        contains: "pong",
+        within: 30,
+      },
     ],
-    health: [{ name: site.name, kind: "fastcgi", address: vip, port: site.port, path: "/fleet-fpm-ping", unit: `${unit}.service`, contains: "pong" }],
+    health: [
+      {
+        name: site.name,
+        kind: "fastcgi",
+        address: vip,
+        port: site.port,
+        path: "/fleet-fpm-ping",
+        unit: `${unit}.service`,
+        contains: "pong",
+      },
+    ],
   };
 }
 

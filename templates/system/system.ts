@@ -46,10 +46,15 @@ export function systemPart(machine: Machine, units: readonly Unit[], checks: rea
       { path: "/etc/fleet/health.json", text: `${JSON.stringify(responder, null, 2)}\n` },
     ],
     links: [{ path: `${unitDirectory}/multi-user.target.wants/fleet.target`, target: `${unitDirectory}/fleet.target` }],
-    units: [
-      { name: health, restart: [`${unitDirectory}/${health}`, "/etc/fleet/health.json"] },
-      { name: "fleet.target" },
+    units: [{ name: health, restart: [`${unitDirectory}/${health}`, "/etc/fleet/health.json"] }, { name: "fleet.target" }],
+    probes: [
+      {
+        name: "health responder says ready",
+        kind: "http",
+        url: `http://${machine.address}:${healthPort}/ready`,
+        status: [200],
+        within: 30,
+      },
     ],
-    probes: [{ name: "health responder says ready", kind: "http", url: `http://${machine.address}:${healthPort}/ready`, status: [200], within: 30 }],
   };
 }

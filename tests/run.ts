@@ -1,0 +1,97 @@
+// Runs every suite, counts what each says of itself, and closes with one line `N passed, N failed`.
+import { spawn } from "child_process";
+import * as fs from "fs";
+import * as os from "os";
+import * as path from "path";
+
+interface Count {
+  readonly passed: number;
+  readonly failed: number;
+}
+
+interface Suite {
+  readonly name: string;
+  readonly command: readonly string[];
+  /** Reads the counts from the output or a report file; a suite without one counts as one test. */
+  readonly count?: (output: string, report: string) => Count | undefined;
+}
+
+const root = path.join(__dirname, "..");
+const scratch = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-tests-"));
+
+const vitest = (project: string): Suite => ({
+  name: project,
+  command: ["vitest", "run", "--project", project, "--reporter=default", "--reporter=json", `--outputFile.json=${path.join(scratch, `${project}.json`)}`],
+  count: (_output, report) => {
+    if (!fs.existsSync(report)) return undefined;
+    const { numPassedTests, numFailedTests, success } = JSON.parse(fs.readFileSync(report, "utf8")) as {
+      numPassedTests: number;
+      numFailedTests: number;
+      success: boolean;
+    };
+    // A file that could not even be loaded has no test to fail.
+    return { passed: numPassedTests, failed: Math.max(numFailedTests, success ? 0 : 1) };
+  },
+});
+
+const unittest = (output: string): Count | undefined => {
+  const ran = /^Ran (\d+) tests? in/m.exec(output);
+  if (!ran) return undefined;
+  const bad = [...output.matchAll(/(?:failures|errors)=(\d+)/g)].reduce((sum, m) => sum + Number(m[1]), 0);
+  return { passed: Number(ran[1]) - bad, failed: bad };
+};
+
+const goTest = (output: string): Count => ({
+  passed: (output.match(/^\s*--- PASS: /gm) ?? []).length,
+  failed: (output.match(/^\s*--- FAIL: /gm) ?? []).length,
+});
+
+const suites: readonly Suite[] = [
+  { name: "lint", command: ["bash", "tests/lint"] },
+  vitest("unit"),
+  { name: "host", command: ["python3", "-m", "unittest", "discover", "-s", "host/tests", "-t", "host"], count: unittest },
+  { name: "toolchain", command: ["bash", "toolchain/test", "-v"], count: goTest },
+  { name: "vcenter", command: ["go", "test", "-C", "lab/vcenter", "-v", "./..."], count: goTest },
+  vitest("preview"),
+  vitest("lab"),
+];
+
+/** Runs one suite with its output shown; a non-zero end is never a pass, whatever was counted. */
+async function runSuite(suite: Suite): Promise<Count> {
+  const [command = "", ...args] = suite.command;
+  const begun = Date.now();
+  process.stdout.write(`\n=== ${suite.name}\n`);
+  let output = "";
+  const status = await new Promise<number>((resolve) => {
+    const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+    const take = (stream: NodeJS.WriteStream) => (data: Buffer) => {
+      output += data.toString();
+      stream.write(data);
+    };
+    child.stdout.on("data", take(process.stdout));
+    child.stderr.on("data", take(process.stderr));
+    child.on("error", () => resolve(127));
+    child.on("close", (code) => resolve(code ?? 1));
+  });
+  const counted = suite.count?.(output, path.join(scratch, `${suite.name}.json`)) ?? { passed: status === 0 ? 1 : 0, failed: 0 };
+  const result = status === 0 ? counted : { ...counted, failed: Math.max(counted.failed, 1) };
+  process.stdout.write(`=== ${suite.name}: ${result.passed} passed, ${result.failed} failed, ${Math.round((Date.now() - begun) / 1000)} s\n`);
+  return result;
+}
+
+async function main(): Promise<void> {
+  const chosen = process.argv.slice(2);
+  const unknown = chosen.filter((name) => !suites.some((s) => s.name === name));
+  if (unknown.length > 0) throw new Error(`no suite ${unknown.join(", ")}; there are ${suites.map((s) => s.name).join(", ")}`);
+  const total = { passed: 0, failed: 0 };
+  for (const suite of suites.filter((s) => chosen.length === 0 || chosen.includes(s.name))) {
+    const { passed, failed } = await runSuite(suite);
+    total.passed += passed;
+    total.failed += failed;
+  }
+  fs.rmSync(scratch, { recursive: true });
+  process.stdout.write(`\n${total.passed} passed, ${total.failed} failed\n`);
+  process.exitCode = total.failed === 0 ? 0 : 1;
+}
+
+void main();

@@ -1,0 +1,173 @@
+import * as pulumi from "@pulumi/pulumi";
+import { beforeAll, describe, expect, it } from "vitest";
+import type { Platform } from "../../components/tier";
+import { loadFleet } from "../../config/load";
+import { exampleSecrets, writtenStack } from "./example";
+
+/*
+ * Mocks stand for the engine and the providers: they prove which resources are asked for, with
+ * which inputs and in which order. They cannot prove that vCenter or a machine accepts them, nor
+ * parentage beyond what a URN shows.
+ */
+
+interface Recorded {
+  readonly type: string;
+  readonly name: string;
+  readonly inputs: Record<string, unknown>;
+  readonly begun: number;
+  readonly ended: number;
+}
+
+const recorded: Recorded[] = [];
+const isSecret = (value: unknown): boolean => typeof value === "object" && value !== null && "4dabf18193072939515e22adb298388d" in value;
+
+function recordResources(): void {
+  let clock = 0;
+  void pulumi.runtime.setMocks(
+    {
+      async newResource(args) {
+        const begun = clock++;
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        recorded.push({ type: args.type, name: args.name, inputs: args.inputs as Record<string, unknown>, begun, ended: clock++ });
+        const seed = Buffer.alloc(32, args.name.length).toString("base64");
+        return { id: `id-${args.name}`, state: { ...args.inputs, base64: seed, hex: "00ff", stdout: JSON.stringify({ sha256: "ab" }) } };
+      },
+      call: (args) => ({
+        id: `looked-up-${String(args.inputs["name"])}`,
+        resourcePoolId: "pool",
+        guestId: "debian12_64Guest",
+        scsiType: "pvscsi",
+        ...args.inputs,
+      }),
+    },
+    "fleet",
+    "prod",
+    false,
+  );
+}
+
+const ofType = (type: string): Recorded[] => recorded.filter((r) => r.type === type);
+const named = (name: string): Recorded => {
+  const found = recorded.find((r) => r.name === name);
+  if (!found) throw new Error(`no resource ${name}; there are ${recorded.map((r) => r.name).join(", ")}`);
+  return found;
+};
+const operatorKey = "-----BEGIN"; // replaced below by a real key: its public half goes into user data
+
+beforeAll(async () => {
+  recordResources();
+  const { hostKeyFromSeed } = await import("../../components/keys");
+  const { createPlacement } = await import("../../components/placement");
+  const { createMutualised } = await import("../../stacks/mutualised");
+  const { createDedicated } = await import("../../stacks/dedicated");
+  const { createMoodle } = await import("../../stacks/moodle");
+  const written = structuredClone(writtenStack("prod"));
+  const { fleet } = loadFleet(written);
+  const platform: Platform = {
+    fleet,
+    placement: createPlacement(fleet),
+    secrets: {
+      ...exampleSecrets,
+      sshPrivateKey: pulumi.secret(hostKeyFromSeed(Buffer.alloc(32, 1).toString("base64"), operatorKey).privateKey),
+      "sessions-library": pulumi.secret("library's sessions\n"),
+      "sessions-welcome": pulumi.secret("welcome's sessions\n"),
+    },
+    digestKey: pulumi.secret("key"),
+  };
+  createMutualised(platform);
+  createDedicated(platform);
+  createMoodle(platform);
+  await pulumi.runtime.disconnect();
+});
+
+describe("every VM of prod is asked for with the documented size", () => {
+  const vms = (): unknown[] =>
+    ofType("vsphere:index/virtualMachine:VirtualMachine")
+      .map((r) => [r.inputs["name"], r.inputs["numCpus"], r.inputs["memory"]])
+      .sort();
+  it("seventeen VMs, no more and no fewer", () => {
+    expect(vms()).toEqual(
+      [
+        ["lb1", 2, 1024], ["lb2", 2, 1024], ["build12", 8, 8192],
+        ["web1", 4, 4096], ["web2", 4, 4096],
+        ["php-a1", 8, 6144], ["php-a2", 8, 6144], ["php-b1", 8, 6144], ["php-b2", 8, 6144],
+        ["institutional1", 6, 6144], ["institutional2", 6, 6144], ["timetable1", 6, 6144], ["timetable2", 6, 6144],
+        ["moodle1", 8, 8192], ["moodle2", 8, 8192], ["moodle3", 8, 8192], ["moodle4", 8, 8192],
+      ].sort(),
+    ); // prettier-ignore
+  });
+
+  it("no NAS VM where the NAS is an appliance", () => {
+    expect(recorded.filter((r) => r.name.startsWith("nas-"))).toEqual([]);
+  });
+});
+
+it("every child is named after its tier and its host, never after a position", () => {
+  const tiers = "nas|lvs|apache|php-a|php-b|builder-bookworm|institutional|timetable|moodle";
+  const pattern = new RegExp(
+    `^(fleet|(${tiers})|(${tiers})-apart|(${tiers})-(host|vm|key|content|base|secrets|config)-[a-z][a-z0-9-]*|builder-bookworm-php-8\\.2)$`,
+  );
+  expect(recorded.map((r) => r.name).filter((name) => !pattern.test(name))).toEqual([]);
+});
+
+it("each tier of several VMs has one anti-affinity rule over all of them", () => {
+  const rules = ofType("vsphere:index/computeClusterVmAntiAffinityRule:ComputeClusterVmAntiAffinityRule");
+  expect(rules.map((r) => [r.name, (r.inputs["virtualMachineIds"] as string[]).length]).sort()).toEqual(
+    [["apache-apart", 2], ["institutional-apart", 2], ["lvs-apart", 2], ["moodle-apart", 4], ["php-a-apart", 2], ["php-b-apart", 2], ["timetable-apart", 2]],
+  ); // prettier-ignore
+});
+
+describe("the order of a rollout is data", () => {
+  it("contents of one tier change one VM after the other", () => {
+    expect(named("apache-config-web2").begun).toBeGreaterThan(named("apache-config-web1").ended);
+    expect(named("lvs-config-lb2").begun).toBeGreaterThan(named("lvs-config-lb1").ended);
+    expect(named("moodle-config-moodle4").begun).toBeGreaterThan(named("moodle-config-moodle3").ended);
+  });
+
+  it("bases go side by side: the second begins before the first has ended", () => {
+    expect(named("apache-base-web2").begun).toBeLessThan(named("apache-config-web1").begun);
+  });
+
+  it("a VM's base is before its secrets, and its secrets before its content", () => {
+    expect(named("apache-secrets-web1").begun).toBeGreaterThan(named("apache-base-web1").ended);
+    expect(named("apache-config-web1").begun).toBeGreaterThan(named("apache-secrets-web1").ended);
+  });
+
+  it("PHP is compiled before a PHP VM installs it", () => {
+    expect(named("php-a-base-php-a1").begun).toBeGreaterThan(named("builder-bookworm-php-8.2").ended);
+  });
+});
+
+describe("every remote command", () => {
+  const commands = (): Recorded[] => ofType("command:remote:Command");
+  it("knows the host key, has no delete, passes no output on", () => {
+    expect(commands().length).toBeGreaterThan(40);
+    for (const { name, inputs } of commands()) {
+      expect(isSecret(inputs["connection"]), name).toBe(true);
+      expect(inputs["delete"], name).toBeUndefined();
+      expect(inputs["addPreviousOutputInEnv"], name).toBe(false);
+      expect(inputs["environment"], name).toBeUndefined();
+      expect(inputs["triggers"], name).toHaveLength(1);
+    }
+  });
+
+  it("has a command text that is the same on every VM, so nothing secret or special can be in it", () => {
+    const texts = new Set(commands().map((c) => c.inputs["create"]));
+    expect(texts.size).toBe(4);
+  });
+
+  it("shows the bundle to a reviewer and hides the secrets", () => {
+    expect(isSecret(named("apache-config-web1").inputs["stdin"])).toBe(false);
+    expect(isSecret(named("apache-secrets-web1").inputs["stdin"])).toBe(true);
+    const bundles = commands()
+      .filter((c) => c.name.includes("-config-"))
+      .map((c) => String(c.inputs["stdin"]));
+    for (const secret of Object.values(exampleSecrets)) expect(bundles.join("")).not.toContain(secret);
+    expect(bundles.join("")).not.toContain("library's sessions");
+  });
+});
+
+it("user data, which holds the host's private key, is a secret", () => {
+  const extra = named("apache-vm-web1").inputs["extraConfig"] as Record<string, unknown>;
+  expect(isSecret(extra) || isSecret(extra["guestinfo.userdata"])).toBe(true);
+});

@@ -1,0 +1,197 @@
+import { describe, expect, it } from "vitest";
+import { loadFleet } from "../../config/load";
+import { ConfigError, describeProblem } from "../../config/problems";
+import { exampleFleet, writtenStack } from "./example";
+
+type Edit = (config: Record<string, any>, sites: Record<string, any>) => void; // eslint-disable-line @typescript-eslint/no-explicit-any -- edits break types on purpose
+
+/** The mistakes reported for the lab's stack after an edit, one line each. */
+function mistakes(edit: Edit, stack = "lab"): string[] {
+  const written = structuredClone(writtenStack(stack));
+  edit(written.config, written.sites);
+  try {
+    loadFleet(written);
+    return [];
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems.map(describeProblem);
+    throw error;
+  }
+}
+
+describe("the committed stacks are right", () => {
+  it.each(["lab", "staging", "prod"])("%s loads without a mistake", (stack) => {
+    expect(mistakes(() => undefined, stack)).toEqual([]);
+  });
+});
+
+describe("the documented sizes are those of prod and staging", () => {
+  const documented = {
+    apache: { count: 2, vcpu: 4, memoryMb: 4096 },
+    php: { count: 4, vcpu: 8, memoryMb: 6144 },
+    dedicated: { count: 4, vcpu: 6, memoryMb: 6144 },
+    moodle: { count: 4, vcpu: 8, memoryMb: 8192 },
+    director: { count: 2, vcpu: 2, memoryMb: 1024 },
+  };
+  for (const stack of ["prod", "staging"]) {
+    it.each(Object.entries(documented))(`${stack}: %s`, (role, { count, vcpu, memoryMb }) => {
+      const machines = exampleFleet(stack).fleet.machines.filter((m) => m.role === role);
+      expect(machines.map((m) => [m.vcpu, m.memoryMb])).toEqual(Array.from({ length: count }, () => [vcpu, memoryMb]));
+    });
+  }
+
+  it("two PHP groups of two VMs each", () => {
+    expect(exampleFleet("prod").fleet.phpGroups.map((g) => g.machines.length)).toEqual([2, 2]);
+  });
+
+  it("the sizes are the schema's defaults too", () => {
+    const written = structuredClone(writtenStack("prod"));
+    const withoutSizes = (value: unknown): void => {
+      if (typeof value !== "object" || value === null) return;
+      for (const key of ["vcpu", "memory"]) Reflect.deleteProperty(value, key);
+      Object.values(value).forEach(withoutSizes);
+    };
+    withoutSizes(written.config);
+    const sizes = (f: ReturnType<typeof loadFleet>): unknown => f.fleet.machines.map((m) => [m.name, m.vcpu, m.memoryMb]);
+    expect(sizes(loadFleet(written))).toEqual(sizes(exampleFleet("prod")));
+  });
+});
+
+describe("Moodle scales by one number", () => {
+  it.each([4, 5, 6])("%i nodes are accepted", (nodes) => {
+    const written = structuredClone(writtenStack("prod"));
+    (written.config["moodle"] as { nodes: number }).nodes = nodes;
+    const names = loadFleet(written)
+      .fleet.machines.filter((m) => m.role === "moodle")
+      .map((m) => m.name);
+    expect(names).toEqual(Array.from({ length: nodes }, (_, i) => `moodle${i + 1}`));
+  });
+
+  it.each([
+    [3, "Pulumi.prod.yaml: fleet:moodle.nodes is 3; allowed: at least 4. Raise it."],
+    [7, "Pulumi.prod.yaml: fleet:moodle.nodes is 7; allowed: at most 6. Lower it."],
+  ])("%i nodes are refused", (nodes, text) => {
+    expect(mistakes((c) => (c["moodle"].nodes = nodes), "prod")).toEqual([text]);
+  });
+});
+
+describe("each mistake names file, property, value, what is allowed and the remedy", () => {
+  it.each<[string, Edit, string]>([
+    [
+      "a wrong type",
+      (c) => (c["balancers"].vcpu = "two"),
+      'Pulumi.lab.yaml: fleet:balancers.vcpu is "two"; allowed: a number. Correct the type.',
+    ],
+    [
+      "an unknown key of the stack",
+      (c) => (c["balancer"] = {}),
+      'Pulumi.lab.yaml: fleet:balancer is "an unknown key"; allowed: vsphere, network, ssh, balancers, nas, php, builders, mutualised, dedicated, moodle, redis, memcached, sites, rollout, secrets. Correct the spelling or remove it.',
+    ],
+    [
+      "an unknown key inside",
+      (c) => (c["mutualised"].apache.ram = "4 GB"),
+      'Pulumi.lab.yaml: fleet:mutualised.apache.ram is "an unknown key"; allowed: only the keys in docs/configuration.md. Correct the spelling or remove it.',
+    ],
+    [
+      "a bad unit",
+      (c) => (c["mutualised"].apache.memory = "4G"),
+      'Pulumi.lab.yaml: fleet:mutualised.apache.memory is "4G"; allowed: a size such as "4 GB" or "512 MB". Correct the value.',
+    ],
+    [
+      "an address used twice",
+      (c) => (c["mutualised"].apache.hosts.web2 = "10.77.0.21"),
+      'Pulumi.lab.yaml: fleet:mutualised.apache.hosts.web2 is "10.77.0.21"; allowed: an address of its own. fleet:mutualised.apache.hosts.web1 has it already.',
+    ],
+    [
+      "a VIP outside the network",
+      (c) => (c["mutualised"].vip = "10.78.0.100"),
+      'Pulumi.lab.yaml: fleet:mutualised.vip is "10.78.0.100"; allowed: a host address of fleet:network.cidr 10.77.0.0/24. Direct routing needs one segment: choose an address there.',
+    ],
+    [
+      "a host name used twice",
+      (c) => (c["nas"].host = "web1"),
+      'Pulumi.lab.yaml: hosts is "web1"; allowed: a host name used once. Rename one of the VMs.',
+    ],
+    [
+      "a missing secret",
+      (c) => Reflect.deleteProperty(c["secrets"], "sshPrivateKey"),
+      "Pulumi.lab.yaml: fleet:secrets.sshPrivateKey missing; allowed: a secret text. Set it with: pulumi config set --secret --path 'fleet:secrets.sshPrivateKey'",
+    ],
+    [
+      "a missing template",
+      (c) => (c["vsphere"].templates = {}),
+      "Pulumi.lab.yaml: fleet:vsphere.templates.bookworm missing; allowed: the name of a template VM. lb1 runs bookworm: add its template.",
+    ],
+    [
+      "a group with a PHP that is not declared",
+      (c) => c["mutualised"].php["php-a"].versions.push("8.4"),
+      'Pulumi.lab.yaml: fleet:mutualised.php.php-a.versions.1 is "8.4"; allowed: 8.2. Declare the build under fleet:php.8.4.',
+    ],
+    [
+      "a site naming a PHP that no group has",
+      (_, s) => (s["sites/lab/wiki.yaml"].php.version = "7.4"),
+      'sites/lab/wiki.yaml: php.version is "7.4"; allowed: a version that a PHP group has: php-a (8.2). Change the site or add the version to a group in Pulumi.lab.yaml.',
+    ],
+    [
+      "a site that needs a module no build has",
+      (_, s) => s["sites/lab/wiki.yaml"].php.modules.push("soap"),
+      'sites/lab/wiki.yaml: php.modules is "soap"; allowed: modules of the build. Add soap to fleet:php.8.2 in Pulumi.lab.yaml.',
+    ],
+    [
+      "a uid used twice",
+      (_, s) => (s["sites/lab/wiki.yaml"].uid = 20003),
+      "sites/lab/wiki.yaml: uid is 20003; allowed: a uid used once. sites/lab/blog.yaml has it already: choose another.",
+    ],
+    [
+      "a port used twice",
+      (_, s) => (s["sites/lab/wiki.yaml"].port = 10003),
+      "sites/lab/wiki.yaml: port is 10003; allowed: a port used once. sites/lab/blog.yaml has it already: choose another.",
+    ],
+    [
+      "a DNS name used twice",
+      (_, s) => (s["sites/lab/wiki.yaml"].hosts = ["blog.lab.test"]),
+      'sites/lab/wiki.yaml: hosts is "blog.lab.test"; allowed: a DNS name used once. sites/lab/blog.yaml has it already: choose another.',
+    ],
+    [
+      "a name unlike the file's",
+      (_, s) => (s["sites/lab/wiki.yaml"].name = "wikki"),
+      'sites/lab/wiki.yaml: name is "wikki"; allowed: the file\'s own name. Rename the file to wikki.yaml or change the name.',
+    ],
+    [
+      "a session store that is not there",
+      (c) => Reflect.deleteProperty(c, "memcached") && (c["redis"] = undefined),
+      'sites/lab/status.yaml: sessions is "redis"; allowed: a store that the stack has. Add fleet:redis to Pulumi.lab.yaml.',
+    ],
+    [
+      "a php.ini value that breaks out of its line",
+      (_, s) => (s["sites/lab/wiki.yaml"].php.ini = { memory_limit: "1\nextension=x" }),
+      'sites/lab/wiki.yaml: php.ini.memory_limit is "1\\nextension=x"; allowed: one line without quotes. Correct the value.',
+    ],
+  ])("%s", (_name, edit, text) => {
+    expect(mistakes(edit)).toContain(text);
+  });
+});
+
+it("all mistakes come in one report, across files and across checks", () => {
+  const found = mistakes((c, s) => {
+    c["balancers"].vcpu = "two";
+    c["unknown"] = 1;
+    c["mutualised"].apache.hosts.web2 = "10.77.0.21";
+    c["mutualised"].vip = "10.78.0.100";
+    Reflect.deleteProperty(c["secrets"], "tlsPrivateKey");
+    s["sites/lab/wiki.yaml"].php.version = "7.4";
+    s["sites/lab/blog.yaml"].colour = "blue";
+  });
+  for (const part of ["vcpu", "fleet:unknown", "web2", "fleet:mutualised.vip", "tlsPrivateKey", "php.version", "colour"]) {
+    expect(
+      found.filter((line) => line.includes(part)),
+      part,
+    ).toHaveLength(1);
+  }
+  expect(found).toHaveLength(7);
+});
+
+it("no report shows a secret, whatever is wrong with it", () => {
+  const text = mistakes((c) => (c["secrets"] = { ...c["secrets"], redisPassword: 12345678, tlsPrivateKey: ["hunter2"] })).join("\n");
+  expect(text).toContain("fleet:secrets.redisPassword");
+  expect(text).not.toMatch(/12345678|hunter2/);
+});

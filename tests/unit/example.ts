@@ -1,0 +1,29 @@
+import * as fs from "fs";
+import * as path from "path";
+import * as YAML from "yaml";
+import { loadFleet, type Loaded, type Written } from "../../config/load";
+import { readSites } from "../../stacks/read";
+
+const root = path.join(__dirname, "..", "..");
+
+/** Stand-ins for the secrets of a stack. */
+export const exampleSecrets = {
+  sshPrivateKey: "an SSH key",
+  tlsCertificate: "a certificate",
+  tlsPrivateKey: "a TLS key",
+  redisPassword: "a Redis password",
+};
+
+/** What the committed files of a stack say, with stand-ins for its secrets. */
+export function writtenStack(stack: string): Written & { config: Record<string, unknown> } {
+  const file = YAML.parse(fs.readFileSync(path.join(root, `Pulumi.${stack}.yaml`), "utf8"), { merge: true }) as {
+    config: Record<string, unknown>;
+  };
+  const config = Object.fromEntries(Object.entries(file.config).map(([key, value]) => [key.replace(/^fleet:/, ""), value]));
+  return { stack, config: { ...config, secrets: exampleSecrets }, sites: readSites(String(config["sites"])) };
+}
+
+/** The validated platform of a committed stack. */
+export function exampleFleet(stack: string): Loaded {
+  return loadFleet(writtenStack(stack));
+}

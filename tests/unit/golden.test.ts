@@ -1,0 +1,112 @@
+import * as fs from "fs";
+import * as path from "path";
+import { describe, expect, it } from "vitest";
+import { apachePart } from "../../templates/apache/apache";
+import { bundle } from "../../templates/bundle";
+import { join, type HostContent } from "../../templates/content";
+import { keepalivedPart } from "../../templates/lvs/keepalived";
+import { mountPart } from "../../templates/nas/mount";
+import { nasServerPart } from "../../templates/nas/server";
+import { builderPart } from "../../templates/php/builder";
+import { fpmPart, sessionSettings } from "../../templates/php/fpm";
+import { systemPart } from "../../templates/system/system";
+import { vipPart } from "../../templates/system/vip";
+import { exampleFleet } from "./example";
+
+const { fleet } = exampleFleet("lab");
+const machine = (name: string) => {
+  const found = fleet.machines.find((m) => m.name === name);
+  if (!found) throw new Error(`no ${name} in the lab's stack`);
+  return found;
+};
+const { nas, mutualised } = fleet.config;
+const [group] = fleet.phpGroups;
+if (!nas || !mutualised || !group) throw new Error("the lab's stack lost a part");
+const around = { apacheAddresses: ["10.77.0.21", "10.77.0.22"], phpAddresses: ["10.77.0.31", "10.77.0.32", "10.77.0.101"] };
+const settings = { virtualRouterId: 51, advertSeconds: 1, checkSeconds: 1 };
+const directors = fleet.machines.filter((m) => m.role === "director");
+
+/** What each role's VM contains in the lab's stack. */
+const contents: Record<string, readonly Partial<HostContent>[]> = {
+  lb1: [keepalivedPart(machine("lb1"), directors, settings, fleet.services)],
+  web1: [vipPart([mutualised.vip]), mountPart(nas, "ro"), apachePart(machine("web1"), fleet.sites, { "php-a": group.vip })],
+  php1: [vipPart([group.vip]), mountPart(nas, "rw"), fpmPart(group, around)],
+  nas1: [
+    nasServerPart(fleet.sites, [
+      { address: "10.77.0.21", access: "ro" },
+      { address: "10.77.0.31", access: "rw" },
+    ]),
+  ],
+  build1: [builderPart(machine("build1"), fleet.phpBuilds)],
+};
+
+function whole(name: string): HostContent {
+  const parts = contents[name] ?? [];
+  const own = join(...parts);
+  return join(...parts, systemPart(machine(name), own.units, own.health));
+}
+
+describe("every file of every VM is what its golden file says", () => {
+  it.each(Object.keys(contents))("%s", async (name) => {
+    const content = whole(name);
+    const digests = Object.fromEntries(content.secrets.map((s) => [s.secret, "0".repeat(32)]));
+    await expect(bundle(name, content, digests)).toMatchFileSnapshot(path.join(__dirname, "..", "golden", `${name}.bundle`));
+  });
+});
+
+it("every template is in one of the golden files", () => {
+  const all = Object.keys(contents)
+    .flatMap((name) => whole(name).files)
+    .map((f) => f.text)
+    .join("");
+  const root = path.join(__dirname, "..", "..", "templates");
+  const templates = fs.readdirSync(root, { recursive: true, encoding: "utf8" }).filter((f) => f.endsWith(".mustache"));
+  expect(templates.length).toBeGreaterThan(10);
+  for (const file of templates) {
+    // A line without a tag must appear as it stands.
+    const plain = fs
+      .readFileSync(path.join(root, file), "utf8")
+      .split("\n")
+      .filter((l) => l.length > 20 && !l.includes("{{"));
+    expect(
+      plain.filter((line) => !all.includes(line)),
+      file,
+    ).toEqual([]);
+  }
+});
+
+describe("sessions go where the site says", () => {
+  const [site] = fleet.sites;
+  if (!site) throw new Error("no site");
+  const stores = { redis: { address: "10.0.0.6", port: 6379, password: "p&w" }, memcached: { servers: ["10.0.0.7:11211"] } };
+  it.each([
+    ["redis", 'php_admin_value[session.save_path] = "tcp://10.0.0.6:6379?timeout=2&read_timeout=2&prefix=blog:&auth=p%26w"'],
+    ["memcached", "php_admin_value[session.save_path] = 10.0.0.7:11211"],
+    ["files", "php_admin_value[session.save_path] = /srv/sites/blog/sessions"],
+  ] as const)("%s", (sessions, line) => {
+    expect(sessionSettings({ ...site, sessions }, stores).split("\n")).toContain(line);
+  });
+
+  it("a store that the stack lacks is an error, not an empty path", () => {
+    expect(() => sessionSettings({ ...site, sessions: "redis" }, {})).toThrow("blog keeps sessions in Redis");
+  });
+});
+
+describe("a bundle is whole", () => {
+  const empty = join();
+  it("a file without a last newline is refused", () => {
+    const content = { ...empty, files: [{ path: "/etc/a", text: "x" }] };
+    expect(() => bundle("h", content, {})).toThrow("/etc/a does not end with a newline");
+    expect(bundle("h", { ...empty, files: [{ path: "/etc/a", text: "x\n" }] }, {})).toContain('"lines":1}\nx\n');
+  });
+
+  it("two parts that write one path are refused", () => {
+    const file = { path: "/etc/a", text: "x\n" };
+    expect(() => bundle("h", { ...empty, files: [file, file] }, {})).toThrow("h: two parts write /etc/a");
+  });
+
+  it("a secret without a digest is refused", () => {
+    const content = { ...empty, secrets: [{ path: "/etc/k", secret: "key" }] };
+    expect(() => bundle("h", content, {})).toThrow("h: /etc/k needs the secret key");
+  });
+});

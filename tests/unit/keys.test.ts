@@ -1,0 +1,41 @@
+import { execFileSync } from "child_process";
+import * as fs from "fs";
+import * as os from "os";
+import * as path from "path";
+import fc from "fast-check";
+import { expect, it } from "vitest";
+import { hostKeyFromSeed, publicKeyOf, secretDigest } from "../../components/keys";
+
+const seed = fc.uint8Array({ minLength: 32, maxLength: 32 }).map((b) => Buffer.from(b).toString("base64"));
+
+it("one seed is always the same host key, another seed another one", () => {
+  fc.assert(
+    fc.property(seed, (s) => hostKeyFromSeed(s, "web1").publicKey === hostKeyFromSeed(s, "web2").publicKey),
+    { numRuns: 20 },
+  );
+  fc.assert(
+    fc.property(seed, seed, (a, b) => (a === b) === (hostKeyFromSeed(a, "x").publicKey === hostKeyFromSeed(b, "x").publicKey)),
+    { numRuns: 20 },
+  );
+});
+
+it("OpenSSH itself reads the private key and finds the same public key", () => {
+  const key = hostKeyFromSeed(Buffer.alloc(32, 7).toString("base64"), "web1");
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "key-"));
+  const file = path.join(directory, "key");
+  fs.writeFileSync(file, key.privateKey, { mode: 0o600 });
+  const found = execFileSync("ssh-keygen", ["-y", "-f", file], { encoding: "utf8" });
+  fs.rmSync(directory, { recursive: true });
+  expect(found.split(" ").slice(0, 2).join(" ").trim()).toBe(key.publicKey);
+  expect(publicKeyOf(key.privateKey)).toBe(key.publicKey);
+});
+
+it("a seed that is too short is refused", () => {
+  expect(() => hostKeyFromSeed(Buffer.alloc(16).toString("base64"), "x")).toThrow("needs a seed of 32 bytes, not 16");
+});
+
+it("a digest changes with the secret and with the key, and is the same for the same two", () => {
+  expect(secretDigest("k", "a")).toBe(secretDigest("k", "a"));
+  expect(secretDigest("k", "a")).not.toBe(secretDigest("k", "b"));
+  expect(secretDigest("k", "a")).not.toBe(secretDigest("l", "a"));
+});

@@ -1,0 +1,29 @@
+import { defineConfig } from "vitest/config";
+
+/** `unit` needs nothing but node_modules and the vSphere SDK; `lab` boots machines and runs as root. */
+export default defineConfig({
+  test: {
+    projects: [
+      { test: { name: "unit", include: ["tests/unit/**/*.test.ts"], pool: "threads" } },
+      {
+        test: {
+          name: "preview",
+          include: ["tests/preview/**/*.test.ts"],
+          testTimeout: 300_000,
+          hookTimeout: 300_000,
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
+          name: "lab",
+          include: ["tests/lab/**/*.test.ts"],
+          testTimeout: 600_000,
+          hookTimeout: 1_800_000,
+          fileParallelism: false,
+          sequence: { concurrent: false },
+        },
+      },
+    ],
+  },
+});

@@ -4,7 +4,7 @@ import * as path from "path";
 import { cached, contentKey, treeInputs } from "./cache";
 import { archives, sourcesList } from "./debian";
 import type { Kernel } from "./kernel";
-import { disabledUnits, packages } from "./packages";
+import { disabledUnits, maskedUnits, packages } from "./packages";
 import { run, step } from "./shell";
 
 /** Size of the root file system as guests see it; the file is sparse and costs what is written. */
@@ -20,7 +20,7 @@ export interface Image {
 
 export async function image(release: string, kernel: Kernel): Promise<Image> {
   const wanted = packages(release);
-  const key = contentKey({ recipe, release, rootSizeGb, wanted, disabledUnits, kernel: kernel.key, overlay: treeInputs(overlay) });
+  const key = contentKey({ recipe, release, rootSizeGb, wanted, disabledUnits, maskedUnits, kernel: kernel.key, overlay: treeInputs(overlay) });
   const directory = await cached("image", key, (part) => step(`image of Debian ${release}`, () => build(part, release, wanted, kernel)));
   return { key, directory };
 }
@@ -73,7 +73,7 @@ async function settle(tree: string, kernel: Kernel, log: string): Promise<void> 
   const known = disabledUnits.filter((unit) => fs.existsSync(at("lib/systemd/system", unit)));
   await run("systemctl", [`--root=${tree}`, "disable", ...known], { log });
   await run("systemctl", [`--root=${tree}`, "enable", "networking.service", "ssh.service"], { log });
-  await run("systemctl", [`--root=${tree}`, "mask", "getty@tty1.service", "serial-getty@tty0.service", "systemd-networkd-wait-online.service"], { log });
+  await run("systemctl", [`--root=${tree}`, "mask", ...maskedUnits], { log });
   // The only orderly way to ask a User-Mode guest to stop is its Ctrl-Alt-Del.
   fs.symlinkSync("/lib/systemd/system/poweroff.target", at("etc/systemd/system/ctrl-alt-del.target"));
 }

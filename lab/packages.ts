@@ -4,7 +4,7 @@
 const base = [
   "systemd-sysv", "dbus", "udev", "kmod", "openssh-server", "sudo", "python3", "cloud-init", "ifupdown", "iproute2",
   "iputils-ping", "procps", "psmisc", "netbase", "ca-certificates", "less", "curl", "zstd", "xz-utils", "unzip", "tcpdump",
-  "libpam-systemd", "debian-archive-keyring", "apt", "e2fsprogs", "btrfs-progs", "util-linux-extra",
+  "debian-archive-keyring", "apt", "e2fsprogs", "btrfs-progs", "util-linux-extra",
 ];
 
 /** What the fleet's tiers run. */
@@ -34,7 +34,16 @@ export function packages(release: string): string[] {
 /** Units of those packages that must not start by themselves: the fleet, or the annex, starts what it needs. */
 export const disabledUnits = [
   "apache2.service", "apache-htcacheclean.service", "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer",
-  "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "ipvsadm.service", "keepalived.service", "man-db.timer",
+  "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "keepalived.service", "man-db.timer",
   "mariadb.service", "memcached.service", "nfs-blkmap.service", "nfs-client.target", "nfs-server.service", "redis-server.service",
   "rpcbind.service", "rpcbind.socket", "rpc-statd.service", "systemd-timesyncd.service", "logrotate.timer",
+];
+
+/** Units that only cost time: what they prepare does not exist in a guest, or is nobody's use there. */
+export const maskedUnits = [
+  ...["configfs", "dm_mod", "drm", "efi_pstore", "fuse", "loop"].map((module) => `modprobe@${module}.service`),
+  "dev-hugepages.mount", "dev-mqueue.mount", "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount",
+  "sys-kernel-tracing.mount", "ifupdown-pre.service", "ipvsadm.service", "kmod-static-nodes.service", "serial-getty@tty0.service",
+  "systemd-binfmt.service", "systemd-logind.service", "systemd-networkd-wait-online.service", "systemd-pstore.service",
+  "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
 ];

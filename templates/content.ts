@@ -44,7 +44,9 @@ export interface Unit {
 /** What must answer on the VM after the switch. */
 export interface Probe {
   readonly name: string;
-  readonly kind: "tcp" | "http" | "exec";
+  readonly kind: "tcp" | "http" | "exec" | "fastcgi";
+  /** FPM's ping path. */
+  readonly path?: string;
   readonly argv?: readonly string[];
   readonly address?: string;
   readonly port?: number;

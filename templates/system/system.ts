@@ -46,7 +46,13 @@ export function systemPart(machine: Machine, units: readonly Unit[], checks: rea
       { path: "/etc/fleet/health.json", text: `${JSON.stringify(responder, null, 2)}\n` },
     ],
     links: [{ path: `${unitDirectory}/multi-user.target.wants/fleet.target`, target: `${unitDirectory}/fleet.target` }],
-    units: [{ name: health, restart: [`${unitDirectory}/${health}`, "/etc/fleet/health.json"] }, { name: "fleet.target" }],
+    checks: [
+      {
+        name: "health responder",
+        argv: ["/usr/bin/python3", "-I", "/usr/local/lib/fleet/health.py", "--check", "/etc/fleet/health.json"],
+      },
+    ],
+    units: [{ name: health, reload: ["/etc/fleet/health.json"], restart: [`${unitDirectory}/${health}`] }, { name: "fleet.target" }],
     probes: [
       {
         name: "health responder says ready",

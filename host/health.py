@@ -180,9 +180,16 @@ class MountProber:
             ready, _, _ = select.select([self.child.stdout], [], [], 0.9 * CHECK_SECONDS)
             if ready:
                 return self.child.stdout.readline().decode().strip()
-            self.child.kill()
             self.killed, self.child = self.child, None
+            self.killed.kill()
+            self.killed.stdin.close()
+            self.killed.stdout.close()
             return f"no answer for {CHECK_SECONDS:g} s"
+
+    def close(self) -> None:
+        if self.child:
+            with self.child:
+                self.child.stdin.close()
 
 
 class Health:

@@ -15,8 +15,11 @@ HOST = Path(__file__).resolve().parent.parent
 SYSTEMCTL = """#!/bin/sh
 here=${0%/*}; units=$here/../units; verb=$1; shift
 if [ "$verb" = show ]; then
+    both=no
     for word; do
+        case $word in *UnitFileState*) both=yes ;; esac
         case $word in --*) continue ;; esac
+        [ $both = yes ] && echo "UnitFileState=$(cat "$units/$word.enabled" 2>/dev/null)"
         echo "ActiveState=$(cat "$units/$word" 2>/dev/null || echo inactive)"; echo
     done
     exit 0
@@ -27,7 +30,7 @@ for unit; do
         echo "Job for $unit failed."; exit 1
     fi
     case $verb in
-    stop) echo inactive > "$units/$unit" ;;
+    stop|disable) echo inactive > "$units/$unit" ;;
     start|restart) echo active > "$units/$unit" ;;
     esac
 done

@@ -1,6 +1,5 @@
 """Promises of `converge apply`, kept on a directory that stands for a machine. Needs root."""
 
-import http.server
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ import time
 import unittest
 
 from tests.machine import HOST, Machine, bundle, file, record
+from tests.stand_ins import fastcgi_server, web_server
 
 STEPS = ["unpacked", "checked", "linked", "marked", "switched", "unlinked", "actions", "units", "probed", "settled"]
 
@@ -400,26 +400,10 @@ class Refusing(OnAMachine):
         self.assertFalse(self.machine.exists("/var"))
 
 
-class Answers(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = f"host {self.headers['Host']} path {self.path}".encode()
-        self.send_response(404 if self.path == "/missing" else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 class Probing(OnAMachine):
     def setUp(self):
         super().setUp()
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-        threading.Thread(target=server.serve_forever).start()
-        self.addCleanup(server.server_close)
-        self.addCleanup(server.shutdown)
-        self.port = server.server_port
+        self.port = web_server(self)
 
     def probe(self, **fields):
         fields = {"name": "p", "within": 0, **fields}
@@ -441,6 +425,11 @@ class Probing(OnAMachine):
     def test_tcp_wants_a_listener(self):
         self.assertEqual(0, self.probe(kind="tcp", address="127.0.0.1", port=self.port).returncode)
         self.assertEqual(1, self.probe(kind="tcp", address="127.0.0.1", port=1).returncode)
+
+    def test_fastcgi_asks_the_ping_path_from_the_loopback_address(self):
+        asked = {"kind": "fastcgi", "address": "127.0.0.1", "port": fastcgi_server(self)}
+        self.assertEqual(0, self.probe(**asked, path="/ping", contains="pong 127.0.0.1").returncode)
+        self.assertIn("no answer", self.probe(**asked, path="/other", contains="pong").stderr)
 
     def test_a_probe_is_tried_until_its_time_is_over(self):
         flag = self.machine.root / "flag"

@@ -1,0 +1,155 @@
+"""Promises of the health responder."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import unittest
+from unittest import mock
+
+import health
+from tests.machine import HOST, Machine
+from tests.stand_ins import fastcgi_server, free_port, web_server
+
+
+class Serving(unittest.TestCase):
+    def setUp(self):
+        self.machine = Machine()
+        self.addCleanup(self.machine.close)
+        self.port = free_port()
+
+    def configure(self, *checks):
+        self.machine.write("/health.json", json.dumps({"listen": "127.0.0.1", "port": self.port, "checks": checks}))
+
+    def start(self, *checks):
+        self.configure(*checks)
+        self.server = subprocess.Popen(
+            [sys.executable, "-I", str(HOST / "health.py"), str(self.machine.root / "health.json")],
+            env={**os.environ, "FLEET_ROOT": str(self.machine.root)},
+        )
+        self.addCleanup(self.server.wait)
+        self.addCleanup(self.server.terminate)
+        for _ in range(100):
+            try:
+                return self.ask()
+            except OSError:
+                time.sleep(0.05)
+        raise AssertionError("the responder did not start")
+
+    def ask(self, path="/ready"):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = json.loads(answer.read())
+        connection.close()
+        return answer.status, body
+
+    def after_cache(self):
+        time.sleep(health.CACHE_SECONDS + 0.1)
+        return self.ask()
+
+    def test_ready_is_200_when_every_check_passes_and_names_the_one_that_does_not(self):
+        port, gone = web_server(self), free_port()
+        good = {"name": "web", "kind": "http", "url": f"http://127.0.0.1:{port}/", "host": "site.test"}
+        self.assertEqual((200, {"ready": True, "drained": False, "checks": {"web": "ok"}}), self.start(good))
+        self.configure(good, {"name": "gone", "kind": "tcp", "address": "127.0.0.1", "port": gone})
+        self.server.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        status, body = self.ask()
+        self.assertEqual((503, "ok"), (status, body["checks"]["web"]))
+        self.assertIn("refused", body["checks"]["gone"])
+
+    def test_a_drained_machine_is_not_ready_though_its_checks_pass(self):
+        self.assertEqual(200, self.start()[0])
+        self.machine.write("/run/fleet/drain", "")
+        self.assertEqual((503, {"ready": False, "drained": True, "checks": {}}), self.ask())
+        (self.machine.root / "run/fleet/drain").unlink()
+        self.assertEqual(200, self.ask()[0])
+
+    def test_a_sleeping_site_is_healthy_and_one_that_runs_must_answer(self):
+        place = {"address": "127.0.0.1", "port": fastcgi_server(self)}
+        answers = {"name": "a", "kind": "fastcgi", **place, "path": "/ping", "unit": "a.service"}
+        silent = {"name": "b", "kind": "fastcgi", **place, "path": "/other", "unit": "b.service"}
+        self.assertEqual(200, self.start(answers, silent)[0])
+        units = self.machine.root / "run/systemd/units"
+        units.mkdir(parents=True)
+        (units / "invocation:a.service").symlink_to("0123")
+        self.assertEqual(200, self.after_cache()[0])
+        (units / "invocation:b.service").symlink_to("0123")
+        status, body = self.after_cache()
+        self.assertEqual((503, "ok"), (status, body["checks"]["a"]))
+
+    def test_a_unit_must_run(self):
+        self.assertEqual(503, self.start({"name": "u", "kind": "unit", "unit": "u.service"})[0])
+        units = self.machine.root / "run/systemd/units"
+        units.mkdir(parents=True)
+        (units / "invocation:u.service").symlink_to("0123")
+        self.assertEqual(200, self.after_cache()[0])
+
+    def test_a_broken_configuration_is_refused_at_start_and_ignored_at_reload(self):
+        self.assertEqual(200, self.start()[0])
+        self.machine.write("/health.json", "{")
+        self.server.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        self.assertEqual(200, self.ask()[0])
+        self.assertEqual(2, self.machine.run("health.py", "--check", str(self.machine.root / "health.json")).returncode)
+        self.configure()
+        self.assertEqual(0, self.machine.run("health.py", "--check", str(self.machine.root / "health.json")).returncode)
+
+    def test_another_path_is_404(self):
+        self.start()
+        self.assertEqual(404, self.ask("/")[0])
+
+
+class Looking(unittest.TestCase):
+    def test_a_mount_is_told_from_a_directory_and_from_nothing(self):
+        prober = health.MountProber()
+        self.assertEqual("", prober.ask("/proc"))
+        self.assertEqual("is not a mount point", prober.ask("/etc"))
+        self.assertEqual("No such file or directory", prober.ask("/no/such/path"))
+        prober.close()
+
+    def test_a_file_system_that_hangs_costs_one_second_and_one_process(self):
+        with mock.patch.object(health, "PROBER", "import time; time.sleep(60)"):
+            prober = health.MountProber()
+            started = time.monotonic()
+            self.assertIn("no answer", prober.ask("/proc"))
+            self.assertLess(time.monotonic() - started, 1.5)
+            self.assertIsNone(prober.child)
+            prober.killed.wait(5)
+        self.assertEqual("", prober.ask("/proc"))
+        prober.close()
+
+    def test_all_checks_together_take_no_longer_than_one(self):
+        slow = [{"name": str(n), "kind": "slow"} for n in range(20)]
+        with mock.patch.dict(health.CHECKS, slow=lambda check: time.sleep(3)):
+            looker = health.Health({"checks": slow})
+            started = time.monotonic()
+            status, body = looker.answer()
+            self.assertLess(time.monotonic() - started, 1.5)
+        self.assertEqual((503, {"no answer for 1 s"}), (status, set(body["checks"].values())))
+
+    def test_a_result_serves_for_a_while(self):
+        asked = []
+        with mock.patch.dict(health.CHECKS, count=lambda check: asked.append(1) or ""):
+            looker = health.Health({"checks": [{"name": "n", "kind": "count"}]})
+            for _ in range(5):
+                looker.answer()
+            self.assertEqual(1, len(asked))
+            time.sleep(health.CACHE_SECONDS + 0.05)
+            looker.answer()
+            self.assertEqual(2, len(asked))
+
+    def test_every_mistake_in_a_configuration_is_told(self):
+        wrong = health.mistakes(
+            {"listen": 1, "checks": [{"name": "a", "kind": "ping"}, {"name": "b", "kind": "tcp", "address": "x"}] * 2}
+        )
+        self.assertEqual(7, len(wrong), wrong)
+        self.assertEqual([], health.mistakes({"listen": "127.0.0.1", "port": 8079, "checks": []}))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,7 +1,9 @@
 // Bringing the machine room up and down: network, package proxy, images, vCenter, annex.
 import * as fs from "fs";
 import * as path from "path";
+import { annexReady, annexUp } from "./annex";
 import { holdLock, removeTree } from "./cache";
+import { writeFacts } from "./facts";
 import { image } from "./image";
 import { kernel } from "./kernel";
 import { networkDown, networkUp } from "./network";
@@ -9,7 +11,8 @@ import { labPaths, labRoot } from "./paths";
 import { proxyDown, proxyUp } from "./proxy";
 import { secrets } from "./secrets";
 import { templates } from "./settings";
-import { ask, run, step } from "./shell";
+import { sourcesUp } from "./sources";
+import { ask, LabError, run, step } from "./shell";
 import { vcenterDown, vcenterUp, type TemplateImage } from "./vcenter";
 
 /** Makes everything the program needs exist: run again, it repairs what is missing and leaves what works. */
@@ -29,6 +32,12 @@ export async function machinesUp(): Promise<void> {
       images.push({ name: template.name, guestId: template.guestId, image: await keep(built.key, built.directory) });
     }
     await step("vCenter", () => vcenterUp(known, uml.program, images));
+    const [first] = images;
+    if (first === undefined) throw new LabError("lab/settings.ts names no template: give at least one");
+    await annexUp(known, first.image);
+    await step("sources", sourcesUp); // while the annex boots
+    await step("annex", annexReady);
+    writeFacts(known);
   });
 }
 

@@ -16,6 +16,7 @@ const log = path.join(labPaths.logs, "vcenter.log");
 export interface Machine {
   ID: string;
   Name: string;
+  UUID: string;
   Address: string;
   /** off, starting, booting, on, frozen */
   State: string;
@@ -108,6 +109,8 @@ export interface MachineSpec {
   image: string;
   guestinfo: Record<string, string>;
   address: string;
+  /** Directory of this computer the guest may mount (type hostfs). */
+  share?: string;
 }
 
 /** Starts a machine that is not in the inventory. */

@@ -143,12 +143,23 @@ func (c cgroup) remove() {
 	}
 }
 
-// memory is what the machine costs now, in bytes; 0 when not accounted.
+// memory is what the machine's processes and its guest memory (a file in shared memory) occupy, in bytes; 0 when not
+// accounted. Disk contents in the page cache are not counted: they are given back when something else needs the room.
 func (c cgroup) memory() int64 {
-	if c.v2 {
-		return readNumber(filepath.Join(c.dirs["memory"], "memory.current"))
+	text, err := os.ReadFile(filepath.Join(c.dirs["memory"], "memory.stat"))
+	if err != nil {
+		return 0
 	}
-	return readNumber(filepath.Join(c.dirs["memory"], "memory.usage_in_bytes"))
+	var sum int64
+	for _, line := range strings.Split(string(text), "\n") {
+		key, value, _ := strings.Cut(line, " ")
+		switch key {
+		case "rss", "anon", "shmem": // v1 says rss, v2 says anon
+			n, _ := strconv.ParseInt(value, 10, 64)
+			sum += n
+		}
+	}
+	return sum
 }
 
 // cpuSeconds is the processor time the machine has used since it was started.

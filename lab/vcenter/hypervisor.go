@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -118,6 +119,8 @@ func (h *hypervisor) startGuest(s Spec) error {
 		"ubdhr=" + filepath.Join(h.dir(s), "guestinfo.tar"),
 		fmt.Sprintf("vec0:transport=tap,ifname=%s,depth=128,gro=1,mac=%s", link(s), s.MAC),
 		"con=null", "con0=null,fd:1", "con1=pts", "quiet", "selinux=0", "random.trust_cpu=on",
+		// The root of what hostfs can see of this computer: the machine's share, or nothing.
+		"hostfs=" + cmp.Or(s.Share, "/var/empty"),
 	}
 	for _, d := range s.Disks {
 		args = append(args, fmt.Sprintf("ubd%c=%s", 'a'+d.Unit, h.disk(s, d)))

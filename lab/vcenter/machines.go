@@ -24,6 +24,8 @@ type Spec struct {
 	Guestinfo map[string]string `json:"guestinfo"`
 	// Address is where the guest is expected to answer, "" when nobody can tell.
 	Address string `json:"address"`
+	// Share is a directory of this computer the guest may mount as hostfs, "" for none.
+	Share string `json:"share,omitempty"`
 }
 
 // Disk is a data disk; unit 0 is the root disk and is not among them.
@@ -281,13 +283,13 @@ func (m *Machines) StopAll(graceful bool) error {
 
 // Status is one machine as `lab status` shows it.
 type Status struct {
-	ID, Name, Address, State, Failure string
-	Native                            bool
-	MemoryMB                          int32
-	Boot                              float64 // seconds from start to first answer
-	Up                                float64 // seconds since the state changed
-	MemoryBytes                       int64   // what the machine costs this computer now
-	CPUSeconds                        float64
+	ID, Name, UUID, Address, State, Failure string
+	Native                                  bool
+	MemoryMB                                int32
+	Boot                                    float64 // seconds from start to first answer
+	Up                                      float64 // seconds since the state changed
+	MemoryBytes                             int64   // what the machine costs this computer now
+	CPUSeconds                              float64
 }
 
 // Status lists all machines known, by name.
@@ -308,7 +310,7 @@ func (m *Machines) Status() []Status {
 	for _, x := range all {
 		x.mu.Lock()
 		c := machineCgroup(x.spec.ID)
-		s := Status{ID: x.spec.ID, Name: x.spec.Name, Address: x.spec.Address, State: x.state, Failure: x.failure, Native: x.spec.Native,
+		s := Status{ID: x.spec.ID, Name: x.spec.Name, UUID: x.spec.UUID, Address: x.spec.Address, State: x.state, Failure: x.failure, Native: x.spec.Native,
 			MemoryMB: x.spec.MemoryMB, Boot: x.booted.Seconds(), Up: time.Since(x.since).Seconds(), MemoryBytes: c.memory(), CPUSeconds: c.cpuSeconds()}
 		if s.Name == "" {
 			s.Name = s.ID

@@ -17,6 +17,7 @@ export default defineConfig({
       {
         test: {
           name: "lab",
+          globalSetup: ["tests/lab/setup.ts"],
           include: ["tests/lab/**/*.test.ts"],
           testTimeout: 600_000,
           hookTimeout: 1_800_000,

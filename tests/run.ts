@@ -21,7 +21,15 @@ const scratch = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-tests-"));
 
 const vitest = (project: string): Suite => ({
   name: project,
-  command: ["vitest", "run", "--project", project, "--reporter=default", "--reporter=json", `--outputFile.json=${path.join(scratch, `${project}.json`)}`],
+  command: [
+    "vitest",
+    "run",
+    "--project",
+    project,
+    "--reporter=default",
+    "--reporter=json",
+    `--outputFile.json=${path.join(scratch, `${project}.json`)}`,
+  ],
   count: (_output, report) => {
     if (!fs.existsSync(report)) return undefined;
     const { numPassedTests, numFailedTests, success } = JSON.parse(fs.readFileSync(report, "utf8")) as {
@@ -75,7 +83,9 @@ async function runSuite(suite: Suite): Promise<Count> {
   });
   const counted = suite.count?.(output, path.join(scratch, `${suite.name}.json`)) ?? { passed: status === 0 ? 1 : 0, failed: 0 };
   const result = status === 0 ? counted : { ...counted, failed: Math.max(counted.failed, 1) };
-  process.stdout.write(`=== ${suite.name}: ${result.passed} passed, ${result.failed} failed, ${Math.round((Date.now() - begun) / 1000)} s\n`);
+  process.stdout.write(
+    `=== ${suite.name}: ${result.passed} passed, ${result.failed} failed, ${Math.round((Date.now() - begun) / 1000)} s\n`,
+  );
   return result;
 }
 

@@ -1,0 +1,160 @@
+import { execFile, spawn } from "child_process";
+import * as fs from "fs";
+import * as os from "os";
+import * as path from "path";
+import { configFile, pulumiEnvironment } from "../../lab/fleet";
+import { network } from "../../lab/settings";
+import { machines, order, type Machine } from "../../lab/vcenter";
+
+export const root = path.join(__dirname, "..", "..");
+/** Address of the web service, from Pulumi.lab.yaml. */
+export const vip = "10.77.0.100";
+
+export interface Outcome {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+/** Runs a program to its end, whatever its exit code. */
+export function run(command: string, args: readonly string[], env: Record<string, string> = {}, cwd = root): Promise<Outcome> {
+  return new Promise((resolve) => {
+    const options = { cwd, env: { ...process.env, ...env }, maxBuffer: 1 << 28, encoding: "utf8" as const };
+    execFile(command, args, options, (error, out, err) => {
+      const code = error ? (typeof error.code === "number" ? error.code : 1) : 0;
+      resolve({ code, out, err });
+    });
+  });
+}
+
+/** A command on a machine of the fleet as its administrator. */
+export async function on(machine: string, command: string): Promise<string> {
+  const result = await run("bash", ["lab/lab", "ssh", machine, command]);
+  if (result.code !== 0) throw new Error(`${machine}: ${command} ended with ${result.code}: ${result.err}`);
+  return result.out;
+}
+
+/** A pulumi command on the lab's stack, from this checkout or from a copy of it. */
+export function pulumi(args: readonly string[], directory = root): Promise<Outcome> {
+  return run("pulumi", [...args, "--stack", "lab", "--config-file", configFile, "--non-interactive"], pulumiEnvironment(), directory);
+}
+
+/** curl from inside the lab's network, with every name of a site pointing at the VIP. */
+export async function curl(url: string, ...options: string[]): Promise<Outcome> {
+  const { hostname } = new URL(url);
+  const resolve = [80, 443].flatMap((port) => ["--resolve", `${hostname}:${port}:${vip}`]);
+  return run("ip", ["netns", "exec", network.namespace, "curl", "-sSk", "--max-time", "60", ...resolve, ...options, url]);
+}
+
+/** What the status site says of itself. */
+export interface Status {
+  readonly host: string;
+  readonly apache: string;
+  readonly php: string;
+  readonly uid: number;
+  readonly modules: string[];
+  readonly https: boolean;
+  readonly visits: number;
+}
+
+/** One answer of the status site. */
+export async function status(scheme: "http" | "https" = "http"): Promise<Status> {
+  const { out } = await curl(`${scheme}://status.lab.test/`);
+  return JSON.parse(out) as Status;
+}
+
+/** What the open-loop client saw. */
+export interface Seen {
+  readonly sent: number;
+  readonly failed: number;
+  /** Seconds. */
+  readonly outage: number;
+  readonly bodies: Record<string, number>;
+  readonly errors: Record<string, number>;
+}
+
+/** Starts the open-loop client on the status site's JSON page; `stop` ends it and tells what it saw. */
+export function startProbe(step = 0.1, timeout = 2): { stop: () => Promise<Seen> } {
+  const words = [vip, "80", "status.lab.test", "/", "600", String(step), String(timeout)];
+  const script = path.join(__dirname, "probe.py");
+  const child = spawn("ip", ["netns", "exec", network.namespace, "python3", script, ...words], { stdio: ["pipe", "pipe", "inherit"] });
+  let out = "";
+  child.stdout.on("data", (data: Buffer) => (out += data.toString()));
+  const done = new Promise<Seen>((resolve, reject) => {
+    child.on("error", reject);
+    child.on("close", () => resolve(JSON.parse(out) as Seen));
+  });
+  return {
+    stop: () => {
+      child.stdin.end();
+      return done;
+    },
+  };
+}
+
+export const sleep = (seconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+
+/** Waits until the question is answered with yes. */
+export async function until(question: () => Promise<boolean>, seconds: number, what: string): Promise<void> {
+  for (const end = Date.now() + seconds * 1000; Date.now() < end; await sleep(0.5)) {
+    if (await question().catch(() => false)) return;
+  }
+  throw new Error(`not within ${seconds} s: ${what}`);
+}
+
+export async function machine(name: string): Promise<Machine> {
+  const found = (await machines()).find((m) => m.Name === name);
+  if (!found) throw new Error(`the lab has no ${name}`);
+  return found;
+}
+
+/** Powers a machine on again and waits until its health responder says ready. */
+export async function revive(name: string): Promise<void> {
+  await order(name, "start");
+  await ready(name);
+}
+
+/** Waits until a machine's health responder says ready. */
+export async function ready(name: string): Promise<void> {
+  const { Address } = await machine(name);
+  const ask = (): Promise<Outcome> =>
+    run("ip", ["netns", "exec", network.namespace, "curl", "-sf", "--max-time", "3", `http://${Address}:8100/ready`]);
+  await until(async () => (await ask()).code === 0, 120, `${name} says ready`);
+}
+
+/** Real servers of each virtual service, as the director's kernel has them: service -> server -> weight. */
+export async function ipvs(director: string): Promise<Record<string, Record<string, number>>> {
+  const services: Record<string, Record<string, number>> = {};
+  let current = "";
+  for (const line of (await on(director, "sudo ipvsadm -Ln")).split("\n")) {
+    const service = /^TCP\s+(\S+)/.exec(line);
+    const server = /^\s+->\s+(\S+)\s+Route\s+(\d+)/.exec(line);
+    if (service?.[1]) services[(current = service[1])] = {};
+    else if (server?.[1]) (services[current] ??= {})[server[1]] = Number(server[2]);
+  }
+  return services;
+}
+
+/** The director that holds the VIP now. */
+export async function liveDirector(): Promise<string> {
+  for (const name of ["lb1", "lb2"]) {
+    if ((await machine(name)).State !== "on") continue;
+    if ((await on(name, "ip -4 -o address show dev eth0")).includes(`${vip}/32`)) return name;
+  }
+  throw new Error("no director holds the VIP");
+}
+
+/** A copy of the checkout in which one file is changed: what a colleague's mistaken commit would be. */
+export async function mistakenCheckout(file: string, change: (text: string) => string): Promise<string> {
+  const copy = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-checkout-"));
+  for (const name of ["Pulumi.yaml", "package.json", "tsconfig.json", "config", "components", "stacks", "templates", "host", "sites"]) {
+    fs.cpSync(path.join(root, name), path.join(copy, name), { recursive: true });
+  }
+  fs.symlinkSync(path.join(root, "node_modules"), path.join(copy, "node_modules"));
+  const target = path.join(copy, file);
+  const before = fs.readFileSync(target, "utf8");
+  const after = change(before);
+  if (after === before) throw new Error(`the change of ${file} changed nothing`);
+  fs.writeFileSync(target, after);
+  return copy;
+}

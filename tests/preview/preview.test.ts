@@ -1,0 +1,198 @@
+import { execFileSync, spawn, spawnSync, type ChildProcess } from "child_process";
+import * as fs from "fs";
+import * as net from "net";
+import * as os from "os";
+import * as path from "path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import * as YAML from "yaml";
+import { hostKeyFromSeed } from "../../components/keys";
+
+/*
+ * The real engine previews the committed stacks against a simulated vCenter that holds nothing but
+ * a template. It proves what would be created; it creates nothing.
+ */
+
+const root = path.join(__dirname, "..", "..");
+const scratch = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-preview-"));
+const password = "for this preview only";
+let vcenter: ChildProcess;
+let server: string;
+
+const freePort = (): Promise<number> =>
+  new Promise((resolve) => {
+    const probe = net.createServer().listen(0, "127.0.0.1", () => {
+      const { port } = probe.address() as net.AddressInfo;
+      probe.close(() => resolve(port));
+    });
+  });
+
+beforeAll(async () => {
+  server = `127.0.0.1:${await freePort()}`;
+  const file = (name: string): string => path.join(scratch, name);
+  const pair = ["-keyout", file("key.pem"), "-out", file("cert.pem"), "-subj", "/CN=localhost", "-days", "2"];
+  execFileSync("openssl", ["req", "-x509", "-newkey", "rsa:2048", "-nodes", ...pair], { stdio: "ignore" });
+  const config = {
+    state: file("state"),
+    listen: server,
+    user: "administrator@vsphere.local",
+    password,
+    certificate: file("cert.pem"),
+    privateKey: file("key.pem"),
+    control: file("control.sock"),
+    kernel: "/nonexistent",
+    namespace: "none",
+    bridge: "none",
+    gateway: "10.20.0.1",
+    prefix: 24,
+    templates: [{ name: "debian-12", guestId: "debian12_64Guest", image: "/nonexistent" }],
+    native: "",
+  };
+  fs.mkdirSync(file("state"));
+  fs.writeFileSync(file("vcenter.json"), JSON.stringify(config));
+  vcenter = spawn("fleet-vcenter", [file("vcenter.json")], { stdio: ["ignore", "ignore", fs.openSync(file("vcenter.log"), "w")] });
+  const [host = "", port = ""] = server.split(":");
+  for (let i = 0; i < 100; i++) {
+    const up = await new Promise<boolean>((resolve) => {
+      const socket = net.connect(Number(port), host, () => resolve(true)).on("error", () => resolve(false));
+      socket.on("connect", () => socket.destroy());
+    });
+    if (up) return;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  throw new Error(`the simulated vCenter does not listen: ${fs.readFileSync(file("vcenter.log"), "utf8")}`);
+});
+
+afterAll(() => {
+  vcenter.kill();
+  fs.rmSync(scratch, { recursive: true, force: true });
+});
+
+interface Step {
+  readonly op: string;
+  readonly newState: { readonly type: string; readonly inputs: Record<string, unknown> };
+}
+
+interface Preview {
+  readonly code: number;
+  readonly text: string;
+  readonly steps: readonly Step[];
+}
+
+/** Previews a committed stack, with an edit of its configuration, in a backend of its own. */
+function preview(stack: string, edit: (config: Record<string, unknown>) => void = () => undefined): Preview {
+  const directory = fs.mkdtempSync(path.join(scratch, `${stack}-`));
+  const env = {
+    ...process.env,
+    PULUMI_BACKEND_URL: `file://${directory}`,
+    PULUMI_CONFIG_PASSPHRASE_FILE: path.join(directory, "passphrase"),
+  };
+  fs.writeFileSync(env.PULUMI_CONFIG_PASSPHRASE_FILE, "for this preview only\n", { mode: 0o600 });
+  fs.copyFileSync(path.join(root, "Pulumi.yaml"), path.join(directory, "Pulumi.yaml"));
+  const pulumi = (args: string[], cwd: string, input = ""): ReturnType<typeof spawnSync> =>
+    spawnSync("pulumi", [...args, "--non-interactive"], { cwd, env, input, encoding: "utf8", maxBuffer: 1 << 28 });
+  pulumi(["stack", "init", stack, "--secrets-provider", "passphrase"], directory);
+  const initialised = path.join(directory, `Pulumi.${stack}.yaml`);
+  const committed = YAML.parse(fs.readFileSync(path.join(root, `Pulumi.${stack}.yaml`), "utf8"), { merge: true }) as {
+    config: Record<string, unknown>;
+  };
+  const { encryptionsalt } = YAML.parse(fs.readFileSync(initialised, "utf8")) as { encryptionsalt: string };
+  // The inventory's names are the simulator's; everything else is what is committed.
+  const names = { datacenter: "DC0", cluster: "DC0_C0", datastore: "LocalDS_0", network: "VM Network" };
+  const config: Record<string, unknown> = {
+    ...committed.config,
+    "fleet:vsphere": { ...(committed.config["fleet:vsphere"] as object), ...names },
+    "vsphere:vsphereServer": server,
+    "vsphere:user": "administrator@vsphere.local",
+    "vsphere:allowUnverifiedSsl": true,
+  };
+  edit(config);
+  const file = path.join(directory, "config.yaml");
+  fs.writeFileSync(file, YAML.stringify({ encryptionsalt, config }, { aliasDuplicateObjects: false }));
+  const secrets = {
+    "vsphere:password": password,
+    "fleet:secrets.sshPrivateKey": hostKeyFromSeed(Buffer.alloc(32, 3).toString("base64"), "operator").privateKey,
+    "fleet:secrets.tlsCertificate": "a certificate",
+    "fleet:secrets.tlsPrivateKey": "a key",
+    "fleet:secrets.redisPassword": "a password",
+  };
+  for (const [key, value] of Object.entries(secrets)) {
+    pulumi(["config", "set", "--stack", stack, "--config-file", file, "--secret", "--path", key], directory, value);
+  }
+  const { status, stdout, stderr } = pulumi(["preview", "--json", "--stack", stack, "--config-file", file], root);
+  const text = `${String(stdout)}${String(stderr)}`;
+  const start = String(stdout).indexOf("{");
+  const parsed = start < 0 ? {} : (JSON.parse(String(stdout).slice(start)) as { steps?: Step[] });
+  return { code: status ?? 1, text, steps: parsed.steps ?? [] };
+}
+
+/** Name, vCPU and RAM in MB of every VM that a preview would create. */
+function createdVms(seen: Preview): [string, number, number][] {
+  return seen.steps
+    .filter((s) => s.op === "create" && s.newState.type === "vsphere:index/virtualMachine:VirtualMachine")
+    .map(({ newState: { inputs } }): [string, number, number] => [
+      String(inputs["name"]),
+      Number(inputs["numCpus"]),
+      Number(inputs["memory"]),
+    ])
+    .sort(([a], [b]) => (a < b ? -1 : 1));
+}
+
+const documented: [string, number, number][] = [
+  ["build12", 8, 8192],
+  ["institutional1", 6, 6144],
+  ["institutional2", 6, 6144],
+  ["lb1", 2, 1024],
+  ["lb2", 2, 1024],
+  ["moodle1", 8, 8192],
+  ["moodle2", 8, 8192],
+  ["moodle3", 8, 8192],
+  ["moodle4", 8, 8192],
+  ["php-a1", 8, 6144],
+  ["php-a2", 8, 6144],
+  ["php-b1", 8, 6144],
+  ["php-b2", 8, 6144],
+  ["timetable1", 6, 6144],
+  ["timetable2", 6, 6144],
+  ["web1", 4, 4096],
+  ["web2", 4, 4096],
+];
+
+describe.each(["prod", "staging"])("a preview of %s against an empty inventory", (stack) => {
+  it("creates every VM with its documented vCPU and RAM", () => {
+    const seen = preview(stack);
+    expect(seen.code, seen.text).toBe(0);
+    process.stdout.write(
+      `${stack}\n${createdVms(seen)
+        .map(([n, c, m]) => `  ${n.padEnd(16)} ${c} vCPU ${m} MB`)
+        .join("\n")}\n`,
+    );
+    expect(createdVms(seen)).toEqual(documented);
+  });
+});
+
+it("Moodle with 6 nodes is two VMs more and no other VM", () => {
+  const seen = preview("prod", (config) => Object.assign(config["fleet:moodle"] as object, { nodes: 6 }));
+  expect(seen.code, seen.text).toBe(0);
+  const more: [string, number, number][] = [
+    ["moodle5", 8, 8192],
+    ["moodle6", 8, 8192],
+  ];
+  expect(createdVms(seen)).toEqual([...documented, ...more].sort(([a], [b]) => (a < b ? -1 : 1)));
+});
+
+describe("mistakes end the preview before anything is planned", () => {
+  it("all in one report, exit code not 0, and no VM in the plan", () => {
+    const seen = preview("prod", (config) => {
+      const mutualised = config["fleet:mutualised"] as { vip: string; apache: { hosts: Record<string, string>; vcpu: unknown } };
+      mutualised.vip = "10.99.0.1";
+      mutualised.apache.hosts["web2"] = mutualised.apache.hosts["web1"] ?? "";
+      mutualised.apache.vcpu = "four";
+      config["fleet:speling"] = true;
+    });
+    expect(seen.code).not.toBe(0);
+    for (const part of ["fleet:mutualised.vip", "web2", "apache.vcpu", "fleet:speling", "4 mistakes; nothing was touched"]) {
+      expect(seen.text).toContain(part);
+    }
+    expect(createdVms(seen)).toEqual([]);
+  });
+});

@@ -106,6 +106,14 @@ class Applying(OnAMachine):
         self.assertEqual("one\n", self.machine.read("/etc/web.conf"))
         self.assertEqual("distribution\n", self.machine.read("/var/lib/fleet/foreign/etc/web.conf"))
 
+    def test_a_file_that_stays_the_same_keeps_its_time(self):
+        unit = file("/etc/systemd/system/web.service", "x\n")
+        self.machine.report(web("one\n", unit))
+        before = [(self.machine.root / name).stat().st_mtime_ns for name in ("etc/systemd/system/web.service", "etc/web.conf")]
+        self.machine.report(web("two\n", unit))
+        after = [(self.machine.root / name).stat().st_mtime_ns for name in ("etc/systemd/system/web.service", "etc/web.conf")]
+        self.assertEqual((True, False), (before[0] == after[0], before[1] == after[1]))
+
     def test_only_a_handful_of_generations_is_kept(self):
         for number in range(9):
             self.machine.report(web(f"{number}\n"))

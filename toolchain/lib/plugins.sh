@@ -12,7 +12,7 @@ plugins_key() {
 
 # What can be built before there is a CLI to install it with.
 prepare_plugin_builds() {
-  [[ ! -f $here/providers/go.mod ]] || make_entry providers "$(providers_key)" "command and random plugins (about 1 min)" build_providers || return
+  make_entry providers "$(providers_key)" "command and random plugins (about 1 min)" build_providers || return
   make_entry vsphere-plugin "$(vsphere_plugin_key)" "vSphere plugin" build_vsphere_plugin
 }
 
@@ -64,8 +64,8 @@ install_plugins() {
   local providers
   providers=$(entry_of providers "$(providers_key)")
   export PULUMI_HOME=$1 PULUMI_SKIP_UPDATE_CHECK=true
-  [[ ! -f $here/providers/go.mod ]] || pulumi plugin install resource command "$COMMAND_VERSION" --file "$providers/pulumi-resource-command"
-  [[ ! -f $here/providers/go.mod ]] || pulumi plugin install resource random "$RANDOM_VERSION" --file "$providers/pulumi-resource-random"
+  pulumi plugin install resource command "$COMMAND_VERSION" --file "$providers/pulumi-resource-command"
+  pulumi plugin install resource random "$RANDOM_VERSION" --file "$providers/pulumi-resource-random"
   pulumi plugin install resource vsphere "$VSPHERE_VERSION" --file "$(entry_of vsphere-plugin "$(vsphere_plugin_key)")/pulumi-resource-vsphere"
 }
 

@@ -42,7 +42,7 @@ export const disabledUnits = [
 /** Units that only cost time: what they prepare does not exist in a guest, or is nobody's use there. */
 export const maskedUnits = [
   ...["configfs", "dm_mod", "drm", "efi_pstore", "fuse", "loop"].map((module) => `modprobe@${module}.service`),
-  "dev-hugepages.mount", "dev-mqueue.mount", "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount",
+  "console-getty.service", "dev-hugepages.mount", "dev-mqueue.mount", "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount",
   "sys-kernel-tracing.mount", "ifupdown-pre.service", "ipvsadm.service", "kmod-static-nodes.service", "serial-getty@tty0.service",
   "systemd-binfmt.service", "systemd-logind.service", "systemd-networkd-wait-online.service", "systemd-pstore.service",
   "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",

@@ -21,71 +21,31 @@ from __future__ import annotations
 
 import difflib
 import fcntl
-import grp
-import hashlib
 import http.client
 import json
 import os
-import pwd
-import re
 import shutil
 import signal
-import socket
-import ssl
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
-ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
-STATE = f"{ROOT}/var/lib/fleet"
-GENERATIONS, SECRETS, FOREIGN = f"{STATE}/generations", f"{STATE}/secrets", f"{STATE}/foreign"
-CURRENT, UNSETTLED = f"{STATE}/current", f"{STATE}/unsettled"
-RUN = f"{ROOT}/run/fleet"
-ORIGIN = "origin"  # the generation before the first: the files the fleet found when it came
-KEEP = 5  # generations kept besides the live one and the origin
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
+
+import probes
+import store
+from bundle import SECRET_RECORDS, Bundle, Refused, check_record, parse, read_records
+from plan import changed_paths, plan_units, service_of, touches, unit_commands
+from store import Failed
+
+RUN = f"{store.ROOT}/run/fleet"
 COMMAND_SECONDS = 120  # limit of one check, action or systemctl call
+PROBE_SECONDS = 5.0  # limit of one try of a probe
 MAX_LINES = 20  # of a command's output in a message
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-DIGITS = re.compile(r"[0-9a-f]{16,128}")
-MODE = re.compile(r"0[0-7]{3}")
-UNIT = re.compile(r"[\w:.@\\-]+\.(service|socket|timer|mount|automount|path|target|slice)")
-NAME = (str, int)
-# kind of record -> field -> (type, default); a field without a default must be given.
-RECORDS = {
-    "bundle": {"format": (int,), "host": (str,)},
-    "file": {"path": (str,), "mode": (str,), "owner": (NAME,), "group": (NAME,), "lines": (int,)},
-    "secret": {"path": (str,), "mode": (str,), "owner": (NAME,), "group": (NAME,), "digest": (str,)},
-    "link": {"path": (str,), "target": (str,)},
-    "check": {"name": (str,), "argv": (list,), "user": (NAME, 0), "group": (NAME, 0), "paths": (list, [])},
-    "action": {"name": (str,), "argv": (list,), "paths": (list,)},
-    "unit": {"name": (str,), "reload": (list, []), "restart": (list, []), "start": (bool, True)},
-    "probe": {
-        "name": (str,), "kind": (str,), "within": (int, 20), "url": (str, ""), "host": (str, ""),
-        "status": (list, [200]), "contains": (str, ""), "address": (str, ""), "port": (int, 0),
-        "path": (str, ""), "argv": (list, []),
-    },
-}  # fmt: skip
-SECRET_RECORDS = {"secret": {"digest": (str,), "lines": (int,)}}
-PROBE_NEEDS = {
-    "http": ["url"],
-    "tcp": ["address", "port"],
-    "fastcgi": ["address", "port", "path"],
-    "exec": ["argv"],
-}
-
-
-class Refused(Exception):
-    """The request is wrong: nothing was done."""
-
-
-class Failed(Exception):
-    """A step did not succeed."""
 
 
 def say(text: str) -> None:
@@ -96,429 +56,7 @@ def say(text: str) -> None:
         pass
 
 
-# --- the bundle: text -> values (pure) -------------------------------------------------------
-
-
-@dataclass
-class Bundle:
-    id: str = ORIGIN
-    host: str = ""
-    text: bytes = b""
-    entries: dict[str, dict] = field(default_factory=dict)  # by path: files, secrets and links
-    checks: list[dict] = field(default_factory=list)
-    actions: list[dict] = field(default_factory=list)
-    units: list[dict] = field(default_factory=list)
-    probes: list[dict] = field(default_factory=list)
-
-
-def read_records(data: bytes, schema: dict, mistakes: list[str]):
-    """Yield (line number, kind, fields, content) of each well-formed record; note the others."""
-    lines = data.split(b"\n")
-    if lines.pop() != b"":
-        mistakes.append("the last line has no newline: the bundle is cut short")
-    at = 0
-    while at < len(lines):
-        number, head = at + 1, lines[at].decode("utf-8", "replace")
-        at += 1
-        kind, _, body = head.partition(" ")
-        if not kind.startswith("@") or kind[1:] not in schema:
-            mistakes.append(f"line {number}: expected a record of {sorted(schema)}, found {head[:60]!r}")
-            return  # what follows may be the content of a file, where every line looks wrong
-        try:
-            fields = json.loads(body)
-        except ValueError as error:
-            fields = error
-        if not isinstance(fields, dict):
-            mistakes.append(f"line {number}: {kind} is not followed by a JSON object")
-            return
-        wrong = check_fields(schema[kind[1:]], fields)
-        mistakes += [f"line {number}: {kind} {text}" for text in wrong]
-        count = fields.get("lines", 0)
-        if not isinstance(count, int) or not 0 <= count <= len(lines) - at:
-            mistakes.append(f"line {number}: {kind} announces {count} lines, {len(lines) - at} follow")
-            return
-        content = b"".join(line + b"\n" for line in lines[at : at + count])
-        at += count
-        if not wrong:
-            yield number, kind[1:], fields, content
-
-
-def check_fields(schema: dict, fields: dict) -> list[str]:
-    """Mistakes in one record's fields; absent optional fields get their defaults."""
-    mistakes = [f"has an unknown field {name!r}" for name in sorted(set(fields) - set(schema))]
-    for name, (types, *default) in schema.items():
-        kinds = types if isinstance(types, tuple) else (types,)
-        if name not in fields and default:
-            fields[name] = default[0]
-        elif name not in fields:
-            mistakes.append(f"lacks the field {name!r}")
-        elif type(fields[name]) not in kinds:
-            mistakes.append(f"{name}: must be {' or '.join(kind.__name__ for kind in kinds)}")
-        elif kinds == (list,) and any(type(item) not in (str, int) for item in fields[name]):
-            mistakes.append(f"{name}: must be a list of plain values")
-    return mistakes
-
-
-def check_record(kind: str, fields: dict) -> list[str]:
-    """Mistakes in the values of one record whose types are right."""
-    wrong = []
-    path = "/etc/x" if kind == "probe" else fields.get("path", "/etc/x")
-    argv = fields.get("argv", [])
-    if os.path.normpath(path) != path or not path.startswith("/etc/") or "\n" in path:
-        wrong.append(f"path {path!r} must be a plain path below /etc/")
-    if not MODE.fullmatch(fields.get("mode", "0644")):
-        wrong.append(f"mode {fields['mode']!r} must be four octal digits such as 0644")
-    if not DIGITS.fullmatch(fields.get("digest", "0" * 16)):
-        wrong.append("digest must be 16 to 128 hexadecimal digits")
-    if not fields.get("target", "/").startswith("/"):
-        wrong.append(f"target {fields['target']!r} must be an absolute path")
-    if kind in ("check", "action") and not (argv and str(argv[0]).startswith("/")):
-        wrong.append(f"{fields['name']!r}: argv must begin with the absolute path of a program")
-    if kind == "unit" and not UNIT.fullmatch(fields["name"]):
-        wrong.append(f"{fields['name']!r} is not the name of a unit")
-    if kind == "probe":
-        needs = PROBE_NEEDS.get(fields["kind"])
-        if needs is None:
-            wrong.append(f"{fields['name']!r}: kind must be one of {', '.join(PROBE_NEEDS)}")
-        wrong += [f"{fields['name']!r}: a probe of this kind needs {name}" for name in needs or [] if not fields[name]]
-    return wrong
-
-
-def parse(data: bytes, generation: str | None = None) -> Bundle:
-    """The bundle as values, or Refused with every mistake in it."""
-    mistakes: list[str] = []
-    bundle = Bundle(id=generation or hashlib.sha256(data).hexdigest(), text=data)
-    heads = 0
-    for number, kind, fields, content in read_records(data, RECORDS, mistakes):
-        mistakes += [f"line {number}: @{kind} {text}" for text in check_record(kind, fields)]
-        if kind == "bundle":
-            heads += 1
-            bundle.host = fields["host"]
-            if fields["format"] != 1 or number != 1:
-                mistakes.append(f"line {number}: @bundle must be the first line and have format 1")
-        elif kind in ("file", "secret", "link"):
-            if fields["path"] in bundle.entries:
-                mistakes.append(f"line {number}: {fields['path']} is given twice")
-            bundle.entries[fields["path"]] = {**fields, "kind": kind, "content": content}
-        else:
-            group = getattr(bundle, f"{kind}s")
-            if fields["name"] in (other["name"] for other in group):
-                mistakes.append(f"line {number}: @{kind} {fields['name']!r} is given twice")
-            group.append(fields)
-    for path in bundle.entries:
-        parent = os.path.dirname(path)
-        while parent != "/":
-            if parent in bundle.entries:
-                mistakes.append(f"{path}: {parent} is a file of this bundle, not a directory")
-            parent = os.path.dirname(parent)
-    if not heads and not mistakes:
-        mistakes.append("there is no @bundle record")
-    if mistakes and generation is None:  # one that is here already was right for the converge of its day
-        raise Refused("the bundle is wrong:\n" + "\n".join(f"  {text}" for text in mistakes))
-    return bundle
-
-
-# --- decisions (pure) ------------------------------------------------------------------------
-
-
-def touches(patterns: list[str], changed: set[str]) -> bool:
-    """Whether a changed path is one of the patterns, or lies below one that ends with '/'."""
-    return any(path.startswith(p) if p.endswith("/") else path == p for p in patterns for path in changed)
-
-
-def changed_paths(old: dict, new: dict) -> set[str]:
-    """Paths whose content, mode, owner or target differ between two manifests."""
-    return {path for path in old.keys() | new.keys() if old.get(path) != new.get(path)}
-
-
-def service_of(unit: str) -> str:
-    return unit.removesuffix(".socket") + ".service"
-
-
-def plan_unit(unit: dict, changed: set[str], active: bool) -> str:
-    """none, reload, restart or start. A unit with start false is started by something else
-    (a socket, a timer), so it is only ever restarted or reloaded while it runs."""
-    if not active:
-        return "start" if unit["start"] else "none"
-    if touches(unit["restart"], changed):
-        return "restart"
-    return "reload" if touches(unit["reload"], changed) else "none"
-
-
-def plan_units(old: Bundle, new: Bundle, changed: set[str], states: dict[str, str], started=()) -> dict[str, str]:
-    """What happens to each unit; units to which nothing happens are absent. A unit that is no longer
-    wanted is stopped when its file came from us or this run started it; a unit of the
-    distribution (sshd, say) only reads its files again."""
-    active = {name for name, state in states.items() if state in ("active", "reloading")}
-    wanted = {unit["name"]: unit for unit in new.units}
-    plan = {}
-    for unit in old.units:
-        name = unit["name"]
-        if name in wanted or states.get(name) in ("inactive", "failed"):
-            continue
-        ours = any(f"/etc/systemd/system/{file}" in old.entries for file in (name, re.sub(r"@.*\.", "@.", name)))
-        plan[name] = "stop" if ours or name in started else plan_unit(unit, changed, name in active)
-    for name, unit in wanted.items():
-        plan[name] = plan_unit(unit, changed, name in active)
-    plan = {name: action for name, action in plan.items() if action != "none"}
-    for name in [name for name in plan if name.endswith(".socket") and plan[name] != "stop"]:
-        # systemd will not open a socket whose service runs: the service must make room.
-        service = service_of(name)
-        if service in active:
-            plan[service] = "restart" if wanted.get(service, {}).get("start") else "stop"
-    return plan
-
-
-def unit_commands(plan: dict[str, str], changed: set[str]) -> list[list[str]]:
-    """The systemctl calls of a plan, in order, one for each kind of change."""
-
-    def chosen(*actions: str, sockets: bool) -> list[str]:
-        return [name for name, action in plan.items() if action in actions and name.endswith(".socket") == sockets]
-
-    make_room = [service_of(name) for name in chosen("restart", "start", sockets=True)]
-    stop = [name for name in plan if plan[name] == "stop" or name in make_room]
-    groups = [
-        ("stop", stop),
-        ("daemon-reload", None if touches(["/etc/systemd/system/"], changed) else []),
-        ("restart", chosen("restart", "start", sockets=True)),
-        ("restart", chosen("restart", sockets=False)),
-        ("reload", chosen("reload", sockets=False) + chosen("reload", sockets=True)),
-        ("start", chosen("start", sockets=False)),
-    ]
-    return [["systemctl", verb, *(names or [])] for verb, names in groups if names != []]
-
-
-def link_text(path: str) -> str:
-    """What the symbolic link at a managed path says."""
-    return CURRENT + path
-
-
-def describe(want: dict, have: dict | None) -> str:
-    if have is None:
-        return "missing"
-    wrong = [key for key in want if want[key] != have.get(key)]
-    said = [f"{key} {have.get(key)} instead of {want[key]}" for key in wrong if key != "sha256"]
-    return ", ".join(["content"] * ("sha256" in wrong) + said)
-
-
-# --- the edge: files -------------------------------------------------------------------------
-
-
-def sync(path: str) -> None:
-    """Flush a file or directory to disk, so that a rename after it never outruns it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write(path: str, content: bytes, mode: int = 0o600) -> None:
-    """Replace a file in one step."""
-    with open(os.open(f"{path}.part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(f"{path}.part", path)
-    sync(os.path.dirname(path))
-
-
-def point(link: str, target: str) -> None:
-    """Make a symbolic link, replacing what is there in one step."""
-    aside = os.path.join(os.path.dirname(link), f".{os.path.basename(link)}.fleet-part")
-    if os.path.lexists(aside):
-        os.unlink(aside)
-    os.symlink(target, aside)
-    os.replace(aside, link)
-    sync(os.path.dirname(link))
-
-
-def copy(source: str, target: str) -> None:
-    """Copy a file or link with mode and owner, in one step."""
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    aside = f"{target}.fleet-part"
-    if os.path.lexists(aside):
-        os.unlink(aside)
-    shutil.copy2(source, aside, follow_symlinks=False)
-    about = os.lstat(source)
-    os.chown(aside, about.st_uid, about.st_gid, follow_symlinks=False)
-    if not os.path.islink(aside):
-        sync(aside)
-    os.replace(aside, target)
-    sync(os.path.dirname(target))
-
-
-def inspect(place: str) -> dict | None:
-    """A file or link as a manifest describes it; None when there is none."""
-    try:
-        if os.path.islink(place):
-            return {"target": os.readlink(place)}
-        with open(place, "rb") as source:
-            about, content = os.fstat(source.fileno()), source.read()
-    except OSError:
-        return None
-    mode, digest = f"{about.st_mode & 0o7777:04o}", hashlib.sha256(content).hexdigest()
-    return {"mode": mode, "uid": about.st_uid, "gid": about.st_gid, "sha256": digest}
-
-
-def is_ours(path: str) -> bool:
-    return os.path.islink(ROOT + path) and os.readlink(ROOT + path) == link_text(path)
-
-
-# --- the edge: generations -------------------------------------------------------------------
-
-
-def home(generation: str) -> str:
-    return f"{GENERATIONS}/{generation}"
-
-
-def generations() -> list[str]:
-    return [name for name in os.listdir(GENERATIONS) if not name.endswith(".part")]
-
-
-def manifest(generation: str) -> dict:
-    with open(f"{home(generation)}/manifest.json", encoding="utf-8") as source:
-        return json.load(source)
-
-
-def load(generation: str) -> Bundle:
-    with open(f"{home(generation)}/bundle", "rb") as source:
-        return parse(source.read(), generation)
-
-
-def live() -> str:
-    """The live generation; on a machine that has none, an empty origin becomes it."""
-    if not os.path.islink(CURRENT):
-        if not os.path.isdir(home(ORIGIN)):
-            unpack(Bundle(text=b'@bundle {"format":1,"host":"origin"}\n'))
-        point(CURRENT, f"generations/{ORIGIN}")
-    return os.path.basename(os.readlink(CURRENT))
-
-
-def unsettled() -> list[str]:
-    try:
-        with open(UNSETTLED, encoding="utf-8") as source:
-            return json.load(source)
-    except FileNotFoundError:
-        return []
-
-
-def unpack(bundle: Bundle) -> None:
-    """Write the bundle's generation beside the others, then give it its name in one step."""
-    os.makedirs(GENERATIONS, exist_ok=True)
-    for name in os.listdir(GENERATIONS):
-        if name.endswith(".part"):
-            shutil.rmtree(f"{GENERATIONS}/{name}")
-    aside = f"{home(bundle.id)}.part"
-    os.makedirs(f"{aside}/etc")
-    missing, found = [], {}
-    same = manifest(live()) if os.path.islink(CURRENT) else {}
-    for path, entry in bundle.entries.items():
-        try:
-            write_entry(aside + path, entry)
-            found[path] = inspect(aside + path)
-            if found[path] == same.get(path) and entry["kind"] != "link":
-                # systemd asks for a reload of every unit whose file looks newer
-                about = os.stat(CURRENT + path)
-                os.utime(aside + path, ns=(about.st_atime_ns, about.st_mtime_ns))
-        except Failed as failure:
-            missing.append(str(failure))
-    if missing:
-        raise Failed("unpack failed: " + "\n".join(missing))
-    write(f"{aside}/bundle", bundle.text)
-    write(f"{aside}/manifest.json", json.dumps(found, indent=1, sort_keys=True).encode())
-    for folder, _, _ in os.walk(aside):
-        sync(folder)
-    os.rename(aside, home(bundle.id))
-    sync(GENERATIONS)
-
-
-def write_entry(place: str, entry: dict) -> None:
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    if entry["kind"] == "link":
-        return os.symlink(entry["target"], place)
-    path, content, owner, group = (entry[key] for key in ("path", "content", "owner", "group"))
-    try:
-        uid = owner if isinstance(owner, int) else pwd.getpwnam(owner).pw_uid
-        gid = group if isinstance(group, int) else grp.getgrnam(group).gr_gid
-    except KeyError as error:
-        raise Failed(f"{path}: {error.args[0]}") from None
-    if entry["kind"] == "secret":
-        stored = f"{SECRETS}/{entry['digest']}"
-        if not os.path.exists(stored):
-            raise Failed(f"{path}: secret {entry['digest'][:12]} is not here; send it by `converge secrets` first")
-        with open(stored, "rb") as source:
-            content = source.read()
-    write(place, content)
-    os.chown(place, uid, gid)
-    os.chmod(place, int(entry["mode"], 8))
-
-
-def spoiled(generation: str) -> dict[str, str]:
-    """Files of a generation that are not what they were when it was written, and how."""
-    wants = manifest(generation).items()
-    seen = ((path, want, inspect(home(generation) + path)) for path, want in wants)
-    return {path: describe(want, have) for path, want, have in seen if have != want}
-
-
-def drift(generation: str) -> dict[str, str]:
-    """Hand edits: managed paths that are not our link, or whose file was changed through it."""
-    found = spoiled(generation)
-    for path in manifest(generation):
-        if not is_ours(path):
-            found[path] = "replaced by another file" if os.path.lexists(ROOT + path) else "link removed"
-    return found
-
-
-def stale_links(wanted: dict) -> list[str]:
-    """Links that earlier generations have left and the wanted manifest has no use for."""
-    known = {path for name in generations() for path in manifest(name)}
-    return sorted(path for path in known - wanted.keys() if is_ours(path))
-
-
-def set_links(generation: str) -> None:
-    """Make every path of a generation our link. What is found there is kept in foreign/, and put
-    into the live generation when that has no such path: until the switch the path reads as before."""
-    now = live()
-    for path in manifest(generation):
-        if is_ours(path):
-            continue
-        if os.path.lexists(ROOT + path):
-            kept = FOREIGN + path
-            if os.path.lexists(kept):
-                kept += time.strftime(".%Y%m%dT%H%M%SZ", time.gmtime())
-            copy(ROOT + path, kept)
-            if path not in manifest(now):
-                copy(ROOT + path, home(now) + path)
-        os.makedirs(os.path.dirname(ROOT + path), exist_ok=True)
-        point(ROOT + path, link_text(path))
-
-
-def drop_links(generation: str) -> None:
-    """Remove the links that the live generation does not use. One that replaced a file which
-    this generation kept gives way to that file again."""
-    for path in stale_links(manifest(generation)):
-        if os.path.lexists(home(generation) + path):
-            copy(home(generation) + path, ROOT + path)
-        else:
-            os.unlink(ROOT + path)
-            sync(os.path.dirname(ROOT + path))
-
-
-def prune() -> None:
-    """Forget old generations, and secrets that no remaining generation names."""
-    spare = [name for name in generations() if name not in (live(), ORIGIN)]
-    spare.sort(key=lambda name: os.stat(home(name)).st_mtime, reverse=True)
-    for name in spare[KEEP:]:
-        os.rename(home(name), f"{home(name)}.part")
-        shutil.rmtree(f"{home(name)}.part")
-    entries = [entry for name in generations() for entry in load(name).entries.values()]
-    used = {entry["digest"] for entry in entries if entry["kind"] == "secret"}
-    for digest in set(os.listdir(SECRETS)) - used if os.path.isdir(SECRETS) else ():
-        os.unlink(f"{SECRETS}/{digest}")
-
-
-# --- the edge: commands ----------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------
 
 
 def run(argv: list, what: str, text: bytes = b"") -> None:
@@ -562,19 +100,19 @@ def check(bundle: Bundle, now: str, changed: set[str]) -> None:
     due = [item for item in bundle.checks if not item["paths"] or touches(item["paths"], changed)]
     if not due:
         return
-    etc, view = f"{ROOT}/etc", f"{RUN}/check"
+    etc, view = f"{store.ROOT}/etc", f"{RUN}/check"
     shutil.rmtree(view, ignore_errors=True)
     os.makedirs(view, mode=0o700)  # it holds a copy of /etc/shadow
     try:
         run(["cp", "-a", etc, view], "copy of /etc")
-        for path in stale_links(manifest(bundle.id)):
+        for path in store.stale_links(store.manifest(bundle.id)):
             os.unlink(view + path)
         for path in bundle.entries:
             os.makedirs(os.path.dirname(view + path), exist_ok=True)
-            point(view + path, link_text(path))
+            store.point(view + path, store.link_text(path))
         script = 'mount --bind "$1" "$2" && mount --bind "$3" "$4" && shift 4 && exec "$@"'
         inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
-        inside += [f"{view}/etc", etc, home(bundle.id), home(now)]
+        inside += [f"{view}/etc", etc, store.home(bundle.id), store.home(now)]
 
         def one(item: dict) -> str:
             become = ["setpriv", f"--reuid={item['user']}", f"--regid={item['group']}", "--clear-groups"]
@@ -617,7 +155,16 @@ def change_units(wanted: dict[str, str], changed: set[str]) -> None:
             run(call, " ".join(call)[:300])
         except Failed as failure:
             broken = [name for name, state in unit_states(call[2:]).items() if state != "active"]
-            journal = ["journalctl", "--no-pager", "-q", "-o", "cat", "-n", "10", *(f"--unit={name}" for name in broken)]
+            journal = [
+                "journalctl",
+                "--no-pager",
+                "-q",
+                "-o",
+                "cat",
+                "-n",
+                "10",
+                *(f"--unit={name}" for name in broken),
+            ]
             said = subprocess.run(journal, check=False, capture_output=True, text=True, errors="replace").stdout
             raise Failed(f"{failure}\n{said[-2000:] if broken else ''}".strip()) from None
 
@@ -625,56 +172,19 @@ def change_units(wanted: dict[str, str], changed: set[str]) -> None:
 # --- probes ----------------------------------------------------------------------------------
 
 
-def http_problem(probe: dict) -> str:
-    url = urlsplit(probe["url"])
-    secure, name = url.scheme == "https", probe["host"] or url.hostname
-    connection = http.client.HTTPConnection(url.hostname, url.port or (443 if secure else 80), timeout=5)
-    try:
-        connection.connect()
-        if secure:  # asked by address on this machine: the certificate's name is not the question
-            context = ssl._create_unverified_context()
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=name)
-        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        connection.request("GET", target, headers={"Host": name, "User-Agent": "fleet-probe"})
-        answer = connection.getresponse()
-        body = answer.read(1 << 20).decode("utf-8", "replace")
-    finally:
-        connection.close()
-    if answer.status not in probe["status"]:
-        return f"status {answer.status}, expected {probe['status']}"
-    return "" if probe["contains"] in body else f"the answer does not contain {probe['contains']!r}"
-
-
-def fastcgi_problem(probe: dict) -> str:
-    """GET of a path, asked from 127.0.0.1 so that listen.allowed_clients needs no VIP."""
-
-    def part(kind: int, content: bytes) -> bytes:
-        return struct.pack("!BBHHBB", 1, kind, 1, len(content), 0, 0) + content
-
-    path, answer, limit = probe["path"], b"", time.monotonic() + 5
-    words = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": path, "SCRIPT_FILENAME": path, "REQUEST_URI": path}
-    pairs = b"".join(bytes([len(key), len(value)]) + (key + value).encode() for key, value in words.items())
-    request = part(1, struct.pack("!HB5x", 1, 0)) + part(4, pairs) + part(4, b"") + part(5, b"")
-    with socket.create_connection((probe["address"], probe["port"]), 5, ("127.0.0.1", 0)) as connection:
-        connection.sendall(request)
-        while (chunk := connection.recv(4096)) and time.monotonic() < limit and len(answer) < 1 << 20:
-            answer += chunk
-    if probe["contains"].encode() in answer and answer:
-        return ""
-    return f"the answer does not contain {probe['contains']!r}" if answer else "no answer"
-
-
 def problem(probe: dict) -> str:
     """What is wrong right now; empty when the probe passes."""
+    place = probe["address"], probe["port"]
     try:
-        if probe["kind"] == "http":
-            return http_problem(probe)
-        if probe["kind"] == "fastcgi":
-            return fastcgi_problem(probe)
-        if probe["kind"] == "tcp":
-            socket.create_connection((probe["address"], probe["port"]), timeout=5).close()
-        else:
-            run(probe["argv"], probe["argv"][0])
+        match probe["kind"]:
+            case "http":
+                words = probe["url"], probe["host"], probe["status"], probe["contains"]
+                return probes.http_problem(*words, PROBE_SECONDS)
+            case "fastcgi":
+                return probes.fastcgi_problem(*place, probe["path"], probe["contains"], PROBE_SECONDS)
+            case "tcp":
+                return probes.tcp_problem(*place, PROBE_SECONDS)
+        run(probe["argv"], probe["argv"][0])
     except (OSError, http.client.HTTPException, Failed) as error:
         return str(error) or type(error).__name__
     return ""
@@ -719,7 +229,9 @@ class Report(dict):
     """What is printed at the end, and the clock of the steps."""
 
     def __init__(self, bundle: Bundle):
-        super().__init__(host=bundle.host, generation=bundle.id, previous=None, result="", changed=[], units={}, drift=[])
+        super().__init__(
+            host=bundle.host, generation=bundle.id, previous=None, result="", changed=[], units={}, drift=[]
+        )
         self["seconds"], self.clock = {}, time.monotonic()
 
     def step(self, name: str) -> None:
@@ -733,15 +245,15 @@ class Report(dict):
 
 def activate(old: Bundle, new: Bundle, changed: set[str], report: Report, started=()) -> None:
     """Go from one generation to another: links, switch, then what reads the files."""
-    set_links(new.id)
+    store.set_links(new.id)
     report.step("linked")
-    since = dict.fromkeys([*unsettled(), old.id, new.id])
-    write(UNSETTLED, json.dumps(list(since)).encode())
+    since = dict.fromkeys([*store.unsettled(), old.id, new.id])
+    store.write(store.UNSETTLED, json.dumps(list(since)).encode())
     report.step("marked")
-    os.utime(home(new.id))
-    point(CURRENT, f"generations/{new.id}")
+    os.utime(store.home(new.id))
+    store.point(store.CURRENT, f"generations/{new.id}")
     report.step("switched")
-    drop_links(new.id)
+    store.drop_links(new.id)
     report.step("unlinked")
     for action in new.actions:
         if touches(action["paths"], changed):
@@ -755,50 +267,50 @@ def activate(old: Bundle, new: Bundle, changed: set[str], report: Report, starte
 
 def settle(report: Report) -> None:
     """Everything is proved: nothing is left to finish or to take back."""
-    if os.path.exists(UNSETTLED):
-        os.unlink(UNSETTLED)
-        sync(STATE)
-    prune()
+    if os.path.exists(store.UNSETTLED):
+        os.unlink(store.UNSETTLED)
+        store.sync(store.STATE)
+    store.prune()
     report.step("settled")
 
 
 def prepare(bundle: Bundle, report: Report) -> None:
     """The candidate, whole and unspoiled, in its directory."""
-    if os.path.isdir(home(bundle.id)):
-        spots = spoiled(bundle.id)
-        if bundle.id == live():
+    if os.path.isdir(store.home(bundle.id)):
+        spots = store.spoiled(bundle.id)
+        if bundle.id == store.live():
             for path in spots:  # its directory is in use: put its files right one by one
-                aside = f"{home(bundle.id)}{path}.fleet-part"
+                aside = f"{store.home(bundle.id)}{path}.fleet-part"
                 if os.path.lexists(aside):
                     os.unlink(aside)
-                write_entry(aside, bundle.entries[path])
-                os.replace(aside, home(bundle.id) + path)
-                sync(os.path.dirname(aside))
+                store.write_entry(aside, bundle.entries[path])
+                os.replace(aside, store.home(bundle.id) + path)
+                store.sync(os.path.dirname(aside))
         elif spots:
-            os.rename(home(bundle.id), f"{home(bundle.id)}.part")
-    if not os.path.isdir(home(bundle.id)):
+            os.rename(store.home(bundle.id), f"{store.home(bundle.id)}.part")
+    if not os.path.isdir(store.home(bundle.id)):
         make_users(bundle)
-        unpack(bundle)
+        store.unpack(bundle)
     report.step("unpacked")
 
 
 def apply(bundle: Bundle, report: Report) -> None:
-    now = live()
-    open_since = unsettled()
-    before = load(open_since[0] if open_since else now)  # the last generation that was proved
+    now = store.live()
+    open_since = store.unsettled()
+    before = store.load(open_since[0] if open_since else now)  # the last generation that was proved
     report["previous"] = before.id
-    edits = drift(now)
+    edits = store.drift(now)
     report["drift"] = [f"{path}: {what}" for path, what in edits.items()]
     for line in report["drift"]:
         say(f"hand edit {line}")
     prepare(bundle, report)
 
-    wanted = manifest(bundle.id)
+    wanted = store.manifest(bundle.id)
     changed = set(edits) & wanted.keys()
     for generation in {now, *open_since}:
-        changed |= changed_paths(manifest(generation), wanted)
+        changed |= changed_paths(store.manifest(generation), wanted)
     report["changed"] = sorted(changed)
-    same = bundle.id == now and not edits and not open_since and not stale_links(wanted)
+    same = bundle.id == now and not edits and not open_since and not store.stale_links(wanted)
     if same and not plan(before, bundle, set()):
         report.step("planned")
         prove(bundle)
@@ -807,7 +319,7 @@ def apply(bundle: Bundle, report: Report) -> None:
         return
     for path in report["changed"]:
         say(f"changed {path}")
-        if path in wanted and os.path.isdir(ROOT + path) and not os.path.islink(ROOT + path):
+        if path in wanted and os.path.isdir(store.ROOT + path) and not os.path.islink(store.ROOT + path):
             raise Failed(f"{path} is a directory on this machine; move it away")
     check(bundle, now, changed)
     report.step("checked")
@@ -847,7 +359,7 @@ def go_back(candidate: Bundle, before: Bundle, changed: set[str], report: Report
 def refuse_other_host(bundle: Bundle) -> None:
     """A bundle that reached the wrong machine must not be applied there."""
     try:
-        with open(f"{ROOT}/etc/hostname", encoding="utf-8") as source:
+        with open(f"{store.ROOT}/etc/hostname", encoding="utf-8") as source:
             name = source.read().strip()
     except FileNotFoundError:
         return
@@ -866,7 +378,7 @@ def apply_verb(data: bytes) -> int:
             status = 0
         except (Failed, OSError, SystemExit) as failure:
             reason = str(failure) if not isinstance(failure, SystemExit) else "stopped by a signal"
-            now = live()
+            now = store.live()
             fate = f"{bundle.id[:12]} not activated" if now != bundle.id else f"{bundle.id[:12]} not proved"
             report["result"] = report["result"] or "failed"
             report["error"] = f"{reason}; {fate}, {now[:12]} stays live"
@@ -882,25 +394,25 @@ def secrets_verb(data: bytes) -> int:
     if mistakes:
         raise Refused("the secrets are wrong:\n" + "\n".join(mistakes))
     with lock():
-        os.makedirs(SECRETS, exist_ok=True)
-        os.chmod(SECRETS, 0o700)
-        new = [record for record in records if not os.path.exists(f"{SECRETS}/{record[2]['digest']}")]
+        os.makedirs(store.SECRETS, exist_ok=True)
+        os.chmod(store.SECRETS, 0o700)
+        new = [record for record in records if not os.path.exists(f"{store.SECRETS}/{record[2]['digest']}")]
         for _, _, fields, content in new:
-            write(f"{SECRETS}/{fields['digest']}", content)
+            store.write(f"{store.SECRETS}/{fields['digest']}", content)
     print(json.dumps({"secrets": len(records), "new": len(new)}))
     return 0
 
 
 def diff_verb(_: bytes) -> int:
-    if not os.path.islink(CURRENT):
+    if not os.path.islink(store.CURRENT):
         return 0
-    bundle = load(live())
-    edits = drift(bundle.id)
+    bundle = store.load(store.live())
+    edits = store.drift(bundle.id)
     for path, what in edits.items():
         entry = bundle.entries[path]
         print(f"# {path}: {what}")
-        if entry["kind"] == "file" and os.path.isfile(ROOT + path):
-            with open(ROOT + path, encoding="utf-8", errors="replace") as source:
+        if entry["kind"] == "file" and os.path.isfile(store.ROOT + path):
+            with open(store.ROOT + path, encoding="utf-8", errors="replace") as source:
                 found = source.read().splitlines(keepends=True)
             wanted = entry["content"].decode("utf-8", "replace").splitlines(keepends=True)
             sys.stdout.writelines(difflib.unified_diff(wanted, found, f"{path} (fleet)", f"{path} (here)"))
@@ -908,12 +420,14 @@ def diff_verb(_: bytes) -> int:
 
 
 def status_verb(_: bytes) -> int:
-    if not os.path.islink(CURRENT):
+    if not os.path.islink(store.CURRENT):
         print(json.dumps({"generation": None}))
         return 0
-    now = live()
-    known = sorted(generations())
-    print(json.dumps({"generation": now, "unsettled": unsettled(), "generations": known, "drift": drift(now)}))
+    now = store.live()
+    known = sorted(store.names())
+    print(
+        json.dumps({"generation": now, "unsettled": store.unsettled(), "generations": known, "drift": store.drift(now)})
+    )
     return 0
 
 

@@ -27,16 +27,16 @@ import json
 import os
 import select
 import signal
-import socket
-import ssl
-import struct
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
+
+import probes
 
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 DRAIN = f"{ROOT}/run/fleet/drain"
@@ -99,27 +99,6 @@ def read_config(path: str) -> dict:
 # --- checks: each returns what is wrong, or nothing ------------------------------------------
 
 
-def check_http(check: dict) -> str:
-    url = urlsplit(check["url"])
-    secure, name = url.scheme == "https", check.get("host") or url.hostname
-    connection = http.client.HTTPConnection(url.hostname, url.port or (443 if secure else 80), timeout=CHECK_SECONDS)
-    try:
-        connection.connect()
-        if secure:  # asked by address on this machine: the certificate's name is not the question
-            context = ssl._create_unverified_context()
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=name)
-        connection.request("GET", url.path or "/", headers={"Host": name, "User-Agent": "fleet-health"})
-        status = connection.getresponse().status
-    finally:
-        connection.close()
-    return "" if status in check.get("status", [200]) else f"status {status}"
-
-
-def check_tcp(check: dict) -> str:
-    socket.create_connection((check["address"], check["port"]), timeout=CHECK_SECONDS).close()
-    return ""
-
-
 def runs(unit: str) -> bool:
     """systemd keeps this link for each unit that is not inactive or failed; looking costs no process."""
     return os.path.islink(f"{UNITS}/invocation:{unit}")
@@ -129,31 +108,18 @@ def check_unit(check: dict) -> str:
     return "" if runs(check["unit"]) else f"{check['unit']} does not run"
 
 
-def fastcgi_record(kind: int, content: bytes) -> bytes:
-    return struct.pack("!BBHHBB", 1, kind, 1, len(content), 0, 0) + content
+def check_http(check: dict) -> str:
+    return probes.http_problem(check["url"], check.get("host", ""), check.get("status", [200]), "", CHECK_SECONDS)
 
 
-def fastcgi_request(path: str) -> bytes:
-    """GET of a path as FastCGI: begin (responder, close after), parameters, no body."""
-    parameters = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": path, "SCRIPT_FILENAME": path, "REQUEST_URI": path}
-    pairs = b"".join(bytes([len(k), len(v)]) + k.encode() + v.encode() for k, v in parameters.items())
-    begin = fastcgi_record(1, struct.pack("!HB5x", 1, 0))
-    return begin + fastcgi_record(4, pairs) + fastcgi_record(4, b"") + fastcgi_record(5, b"")
+def check_tcp(check: dict) -> str:
+    return probes.tcp_problem(check["address"], check["port"], CHECK_SECONDS)
 
 
 def check_fastcgi(check: dict) -> str:
     if "unit" in check and not runs(check["unit"]):
         return ""
-    answer, limit = b"", time.monotonic() + CHECK_SECONDS
-    # From 127.0.0.1 even to a VIP of this machine, so that listen.allowed_clients needs no VIP.
-    place = (check["address"], check["port"])
-    with socket.create_connection(place, CHECK_SECONDS, ("127.0.0.1", 0)) as connection:
-        connection.sendall(fastcgi_request(check["path"]))
-        while chunk := connection.recv(4096):
-            answer += chunk
-            if time.monotonic() > limit or len(answer) > 65536:
-                break
-    return "" if b"pong" in answer else "no pong"
+    return probes.fastcgi_problem(check["address"], check["port"], check["path"], "pong", CHECK_SECONDS)
 
 
 CHECKS = {"http": check_http, "tcp": check_tcp, "unit": check_unit, "fastcgi": check_fastcgi}

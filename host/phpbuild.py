@@ -176,7 +176,10 @@ def fetch(item: dict) -> str:
         return place
     os.makedirs(SOURCES, exist_ok=True)
     try:
-        with urllib.request.urlopen(item["url"], timeout=DOWNLOAD_SECONDS) as source, open(f"{place}.part", "wb") as out:
+        with (
+            urllib.request.urlopen(item["url"], timeout=DOWNLOAD_SECONDS) as source,
+            open(f"{place}.part", "wb") as out,
+        ):
             shutil.copyfileobj(source, out)
     except (OSError, ValueError) as error:
         raise Failed(f"{item['url']}: {error}") from None

@@ -108,7 +108,13 @@ class Bringing(OnAMachine):
         said = self.bring(
             expect=2, packages=["-o x"], programs={"../x": ""}, filesystems=[{"type": "zfs"}], artefacts=[{"name": "x"}]
         )
-        for part in ("'-o x' is not", "'../x' is not", "needs a label", "needs a plain name and a sha256", "needs urls"):
+        for part in (
+            "'-o x' is not",
+            "'../x' is not",
+            "needs a label",
+            "needs a plain name and a sha256",
+            "needs urls",
+        ):
             self.assertIn(part, said)
 
 

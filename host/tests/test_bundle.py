@@ -2,12 +2,13 @@
 
 import unittest
 
-import converge
+import bundle as reading
+import plan
 from tests.machine import bundle, file, record
 
 
 def parse(text):
-    return converge.parse(text.encode())
+    return reading.parse(text.encode())
 
 
 def unit(name, **fields):
@@ -51,7 +52,7 @@ class Reading(unittest.TestCase):
             record("probe", name="q", kind="ping"),
             record("secret", path="/etc/s", mode="0600", owner="root", group="root", digest="short", extra=1),
         )
-        with self.assertRaises(converge.Refused) as refused:
+        with self.assertRaises(reading.Refused) as refused:
             parse(text)
         for part in (
             "'/etc/../root/x' must be a plain path below /etc/",
@@ -72,7 +73,7 @@ class Reading(unittest.TestCase):
         whole = bundle(file("/etc/a", "one\ntwo\n"), unit("x.service"))
         parse(whole)
         for cut in (whole[:-1], whole[: whole.index("two")], ""):
-            with self.assertRaises(converge.Refused):
+            with self.assertRaises(reading.Refused):
                 parse(cut)
 
     def test_the_generation_is_named_by_every_byte(self):
@@ -83,7 +84,7 @@ class Reading(unittest.TestCase):
 class Consequences(unittest.TestCase):
     def plan(self, old, new, changed, **states):
         named = {name.replace("_", "."): state for name, state in states.items()}
-        return converge.plan_units(parse(bundle(*old)), parse(bundle(*new)), set(changed), named)
+        return plan.plan_units(parse(bundle(*old)), parse(bundle(*new)), set(changed), named)
 
     def test_a_unit_is_touched_only_for_its_own_paths(self):
         units = [unit("a.service", reload=["/etc/a/"], restart=["/etc/a.unit"]), unit("b.service", restart=["/etc/b"])]
@@ -110,22 +111,33 @@ class Consequences(unittest.TestCase):
             {"a.service": "stop", "t@1.service": "stop", "ssh.service": "reload"},
             self.plan(old, [], ["/etc/ssh/x"], **running),
         )
-        self.assertEqual({}, self.plan(old, [], [], a_service="inactive", ssh_service="active", **{"t@1_service": "failed"}))
+        self.assertEqual(
+            {}, self.plan(old, [], [], a_service="inactive", ssh_service="active", **{"t@1_service": "failed"})
+        )
 
     def test_a_service_makes_room_for_its_changed_socket(self):
-        units = [unit("s.socket", restart=["/etc/s.socket"]), unit("s.service", restart=["/etc/s.service"], start=False)]
-        plan = self.plan(units, units, ["/etc/s.socket"], s_socket="active", s_service="active")
+        units = [
+            unit("s.socket", restart=["/etc/s.socket"]),
+            unit("s.service", restart=["/etc/s.service"], start=False),
+        ]
+        planned = self.plan(units, units, ["/etc/s.socket"], s_socket="active", s_service="active")
         self.assertEqual(
             [["systemctl", "stop", "s.service"], ["systemctl", "restart", "s.socket"]],
-            converge.unit_commands(plan, {"/etc/s.socket"}),
+            plan.unit_commands(planned, {"/etc/s.socket"}),
         )
-        plan = self.plan(units, units, ["/etc/s.service"], s_socket="active", s_service="active")
-        self.assertEqual([["systemctl", "restart", "s.service"]], converge.unit_commands(plan, {"/etc/s.service"}))
-        plan = self.plan(units, units, ["/etc/s.socket"], s_socket="active", s_service="inactive")
-        self.assertNotIn("s.service", plan)
+        planned = self.plan(units, units, ["/etc/s.service"], s_socket="active", s_service="active")
+        self.assertEqual([["systemctl", "restart", "s.service"]], plan.unit_commands(planned, {"/etc/s.service"}))
+        planned = self.plan(units, units, ["/etc/s.socket"], s_socket="active", s_service="inactive")
+        self.assertNotIn("s.service", planned)
 
     def test_calls_of_one_kind_are_one_call_and_reload_of_systemd_comes_once_before_them(self):
-        plan = {"a.service": "restart", "b.service": "restart", "c.service": "reload", "d.service": "start", "e.service": "stop"}
+        planned = {
+            "a.service": "restart",
+            "b.service": "restart",
+            "c.service": "reload",
+            "d.service": "start",
+            "e.service": "stop",
+        }
         self.assertEqual(
             [
                 ["systemctl", "stop", "e.service"],
@@ -134,15 +146,22 @@ class Consequences(unittest.TestCase):
                 ["systemctl", "reload", "c.service"],
                 ["systemctl", "start", "d.service"],
             ],
-            converge.unit_commands(plan, {"/etc/systemd/system/a.service"}),
+            plan.unit_commands(planned, {"/etc/systemd/system/a.service"}),
         )
-        self.assertEqual([["systemctl", "reload", "c.service"]], converge.unit_commands({"c.service": "reload"}, {"/etc/c"}))
-        self.assertEqual([], converge.unit_commands({}, {"/etc/c"}))
+        self.assertEqual(
+            [["systemctl", "reload", "c.service"]], plan.unit_commands({"c.service": "reload"}, {"/etc/c"})
+        )
+        self.assertEqual([], plan.unit_commands({}, {"/etc/c"}))
 
     def test_content_mode_owner_and_target_all_count_as_change(self):
         old = {"/a": {"mode": "0644", "uid": 0, "sha256": "x"}, "/l": {"target": "/a"}, "/same": {"target": "/a"}}
-        new = {"/a": {"mode": "0600", "uid": 0, "sha256": "x"}, "/l": {"target": "/b"}, "/same": {"target": "/a"}, "/n": {}}
-        self.assertEqual({"/a", "/l", "/n"}, converge.changed_paths(old, new))
+        new = {
+            "/a": {"mode": "0600", "uid": 0, "sha256": "x"},
+            "/l": {"target": "/b"},
+            "/same": {"target": "/a"},
+            "/n": {},
+        }
+        self.assertEqual({"/a", "/l", "/n"}, plan.changed_paths(old, new))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,14 @@ class Building(unittest.TestCase):
     def request(self, **more):
         sources = {"php": self.php, "pecl": [{"name": "redis", **self.redis}]}
         modules = ["Core", "ctype", "redis", "zlib", "opcache"]
-        return {"artefact": "8.2.99-abc", "version": "8.2.99", "sources": sources, "options": [], "modules": modules, **more}
+        return {
+            "artefact": "8.2.99-abc",
+            "version": "8.2.99",
+            "sources": sources,
+            "options": [],
+            "modules": modules,
+            **more,
+        }
 
     def build(self, expect=0, **more):
         done = self.machine.run("phpbuild.py", given=json.dumps(self.request(**more)))
@@ -67,7 +74,9 @@ class Building(unittest.TestCase):
 
     def contents(self, name="8.2.99-abc"):
         packed = self.machine.root / f"var/lib/fleet/artefacts/{name}.tar.zst"
-        return subprocess.run(["tar", "--zstd", "-tf", packed], check=True, capture_output=True, text=True).stdout.split()
+        return subprocess.run(
+            ["tar", "--zstd", "-tf", packed], check=True, capture_output=True, text=True
+        ).stdout.split()
 
     def test_a_build_makes_one_archive_with_what_running_needs(self):
         report = self.build()
@@ -139,7 +148,9 @@ class Deciding(unittest.TestCase):
         with self.assertRaises(phpbuild.Failed):
             phpbuild.source_folder(f"{machine.root}/t", "config.m4", "redis")
         machine.write("/t/package.xml", "<version><release>5.3.7</release><api>5.3.7</api></version>")
-        self.assertEqual("redis-5.3.7", phpbuild.source_folder(f"{machine.root}/t", "config.m4", "redis").split("/")[-1])
+        self.assertEqual(
+            "redis-5.3.7", phpbuild.source_folder(f"{machine.root}/t", "config.m4", "redis").split("/")[-1]
+        )
 
     def test_modules_are_compared_without_regard_to_case_and_to_what_is_always_there(self):
         found = phpbuild.module_names("[PHP Modules]\nCore\nPDO\nSPL\n\n[Zend Modules]\nZend OPcache\n")
@@ -152,7 +163,14 @@ class Deciding(unittest.TestCase):
         self.assertEqual(6, len(wrong), wrong)
         sources = {"php": {"url": "x", "sha256": "1"}, "pecl": [{"name": "../x", "url": "x", "sha256": "0" * 64}]}
         patches = [{"name": "p", "sha256": "0" * 64, "text": "x"}]
-        asked = {"artefact": "a b", "version": "8", "sources": sources, "options": [], "modules": [], "patches": patches}
+        asked = {
+            "artefact": "a b",
+            "version": "8",
+            "sources": sources,
+            "options": [],
+            "modules": [],
+            "patches": patches,
+        }
         self.assertEqual(4, len(phpbuild.mistakes(asked)), phpbuild.mistakes(asked))
 
 

@@ -1,0 +1,64 @@
+"""Looking at a service from outside: each function returns what is wrong, or an empty text.
+
+They raise OSError or http.client.HTTPException when there is no answer at all.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import struct
+import time
+from urllib.parse import urlsplit
+
+
+def http_problem(url: str, host: str, status: list[int], contains: str, seconds: float) -> str:
+    """GET of a url as the vhost `host` (empty: the url's own name)."""
+    parts = urlsplit(url)
+    secure, name = parts.scheme == "https", host or parts.hostname
+    connection = http.client.HTTPConnection(parts.hostname, parts.port or (443 if secure else 80), timeout=seconds)
+    try:
+        connection.connect()
+        if secure:  # asked by address on this machine: the certificate's name is not the question
+            context = ssl._create_unverified_context()
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=name)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("GET", target, headers={"Host": name, "User-Agent": "fleet-probe"})
+        answer = connection.getresponse()
+        body = answer.read(1 << 20).decode("utf-8", "replace") if contains else ""
+    finally:
+        connection.close()
+    if answer.status not in status:
+        return f"status {answer.status}, expected {status}"
+    return "" if contains in body else f"the answer does not contain {contains!r}"
+
+
+def tcp_problem(address: str, port: int, seconds: float) -> str:
+    socket.create_connection((address, port), seconds).close()
+    return ""
+
+
+def fastcgi_record(kind: int, content: bytes) -> bytes:
+    return struct.pack("!BBHHBB", 1, kind, 1, len(content), 0, 0) + content
+
+
+def fastcgi_request(path: str) -> bytes:
+    """GET of a path: begin (responder, close after), parameters, no body."""
+    words = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": path, "SCRIPT_FILENAME": path, "REQUEST_URI": path}
+    pairs = b"".join(bytes([len(key), len(value)]) + (key + value).encode() for key, value in words.items())
+    begin = fastcgi_record(1, struct.pack("!HB5x", 1, 0))
+    return begin + fastcgi_record(4, pairs) + fastcgi_record(4, b"") + fastcgi_record(5, b"")
+
+
+def fastcgi_problem(address: str, port: int, path: str, contains: str, seconds: float) -> str:
+    """GET of a path, asked from 127.0.0.1 even to a VIP of this machine, so that
+    listen.allowed_clients needs no VIP."""
+    answer, limit = b"", time.monotonic() + seconds
+    with socket.create_connection((address, port), seconds, ("127.0.0.1", 0)) as connection:
+        connection.sendall(fastcgi_request(path))
+        while (chunk := connection.recv(4096)) and time.monotonic() < limit and len(answer) < 1 << 20:
+            answer += chunk
+    if not answer:
+        return "no answer"
+    return "" if contains.encode() in answer else f"the answer does not contain {contains!r}"

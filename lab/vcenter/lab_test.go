@@ -127,13 +127,19 @@ func openTestLab(t *testing.T, c Config, p *paper) *testLab {
 	must(t, err)
 	lab.machines.every = 10 * time.Millisecond
 	lab.power.resume()
-	client, err := govmomi.NewClient(context.Background(), lab.URL, true)
-	must(t, err)
+	return (&testLab{t: t, lab: lab, paper: p}).newSession()
+}
+
+// newSession is the same lab with a client of its own, as every concurrent user has one.
+func (l *testLab) newSession() *testLab {
+	l.t.Helper()
+	client, err := govmomi.NewClient(context.Background(), l.lab.URL, true)
+	must(l.t, err)
 	finder := find.NewFinder(client.Client)
 	dc, err := finder.DefaultDatacenter(context.Background())
-	must(t, err)
+	must(l.t, err)
 	finder.SetDatacenter(dc)
-	return &testLab{t: t, lab: lab, paper: p, client: client, finder: finder}
+	return &testLab{t: l.t, lab: l.lab, paper: l.paper, client: client, finder: finder}
 }
 
 func must(t *testing.T, err error) {
@@ -213,8 +219,6 @@ func (l *testLab) eventually(what string, check func() bool) {
 func TestManyVMsAreClonedAndPoweredOnAtOnce(t *testing.T) {
 	l := openTestLab(t, testConfig(t), newPaper())
 	defer l.lab.close()
-	dc, err := l.finder.DefaultDatacenter(context.Background())
-	must(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var wait sync.WaitGroup
@@ -222,6 +226,9 @@ func TestManyVMsAreClonedAndPoweredOnAtOnce(t *testing.T) {
 		wait.Add(1)
 		go func() {
 			defer wait.Done()
+			l := l.newSession()
+			dc, err := l.finder.DefaultDatacenter(ctx)
+			must(t, err)
 			address := fmt.Sprintf("10.77.0.%d", 10+i)
 			vm := l.clone(fmt.Sprintf("web%d", i), address, nil)
 			// Both ways clients use: the VM's own method, and the datacenter's.

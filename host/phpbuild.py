@@ -201,7 +201,7 @@ def source_folder(folder: str, wanted: str, name: str) -> str:
     versions in it, the one that its package.xml is about."""
     found = sorted(os.path.dirname(path) for path in glob.glob(f"{folder}/*/{wanted}"))
     if len(found) > 1 and os.path.exists(f"{folder}/package.xml"):
-        with open(f"{folder}/package.xml", encoding="utf-8") as source:
+        with open(f"{folder}/package.xml", encoding="utf-8", errors="replace") as source:  # names of people
             release = re.search(r"<release>([^<]+)</release>", source.read())
         found = [path for path in found if release and os.path.basename(path) == f"{name}-{release[1]}"]
     if len(found) != 1:

@@ -147,7 +147,8 @@ class Deciding(unittest.TestCase):
             machine.write(f"/t/redis-{version}/config.m4", "x\n")
         with self.assertRaises(phpbuild.Failed):
             phpbuild.source_folder(f"{machine.root}/t", "config.m4", "redis")
-        machine.write("/t/package.xml", "<version><release>5.3.7</release><api>5.3.7</api></version>")
+        xml = "<lead>Gy\u00f6rgy</lead><version><release>5.3.7</release><api>5.3.7</api></version>"
+        (machine.root / "t/package.xml").write_bytes(xml.encode("latin-1"))
         self.assertEqual(
             "redis-5.3.7", phpbuild.source_folder(f"{machine.root}/t", "config.m4", "redis").split("/")[-1]
         )

@@ -10,7 +10,7 @@ import { networkDown, networkUp } from "./network";
 import { labPaths, labRoot } from "./paths";
 import { proxyDown, proxyUp } from "./proxy";
 import { secrets } from "./secrets";
-import { templates } from "./settings";
+import { network, templates } from "./settings";
 import { sourcesUp } from "./sources";
 import { ask, LabError, run, step } from "./shell";
 import { vcenterDown, vcenterUp, type TemplateImage } from "./vcenter";
@@ -100,7 +100,7 @@ function sweep(): void {
 
 /** Machines whose vCenter process is gone, for example killed: they are known by their cgroups. */
 function endStrays(): void {
-  for (const root of ["/sys/fs/cgroup/memory/fleet-lab", "/sys/fs/cgroup/freezer/fleet-lab", "/sys/fs/cgroup/fleet-lab"]) {
+  for (const root of ["memory/", "freezer/", "unified/", ""].map((tree) => `/sys/fs/cgroup/${tree}${network.namespace}`)) {
     if (!fs.existsSync(root)) continue;
     for (let round = 0; round < 50; round++) {
       const groups = fs.readdirSync(root, { withFileTypes: true, recursive: true }).filter((entry) => entry.isDirectory());

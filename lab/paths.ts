@@ -1,14 +1,15 @@
 // Where the lab keeps things. Two roots: what can be made again (cache), and what cannot (state).
 import * as os from "os";
 import * as path from "path";
+import { labNumber } from "./settings";
 
 /** Everything rebuilt from pinned inputs: kernel, images, sources. Default `~/.cache/php-fleet`. */
 export const cacheRoot =
   process.env["FLEET_CACHE"] ??
   path.join(process.env["XDG_CACHE_HOME"] ?? path.join(os.homedir(), ".cache"), "php-fleet");
 
-/** Inventory, guests' disks, secrets, logs. Default `/var/lib/php-fleet-lab`. */
-export const labRoot = process.env["FLEET_LAB"] ?? "/var/lib/php-fleet-lab";
+/** Inventory, guests' disks, secrets, logs. Default `/var/lib/php-fleet-lab`, with the lab's number when it has one. */
+export const labRoot = process.env["FLEET_LAB"] ?? `/var/lib/php-fleet-lab${labNumber === 0 ? "" : `-${labNumber}`}`;
 
 /** The checkout this program was started from. */
 export const repoRoot = path.resolve(__dirname, "..");

@@ -17,7 +17,8 @@ type cgroup struct {
 	v2   bool
 }
 
-const cgroupParent = "fleet-lab"
+// cgroupParent holds the machines' cgroups; it is named as the lab's network namespace.
+var cgroupParent = "fleet-lab"
 
 // cgroupRoot is a variable so that tests can point it at an ordinary directory.
 var cgroupRoot = "/sys/fs/cgroup"

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
@@ -80,6 +82,13 @@ func (c *control) act(name, verb string, r *http.Request) (any, error) {
 		return nil, c.hv.cut(spec)
 	case "heal":
 		return nil, c.hv.heal(spec)
+	case "slow":
+		latency, err1 := strconv.ParseFloat(cmp.Or(r.URL.Query().Get("latency"), "0"), 64)
+		loss, err2 := strconv.ParseFloat(cmp.Or(r.URL.Query().Get("loss"), "0"), 64)
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, err
+		}
+		return nil, c.hv.slow(spec, slowness{Latency: time.Duration(latency * float64(time.Millisecond)), Loss: loss})
 	case "console":
 		return c.hv.terminal(spec)
 	}

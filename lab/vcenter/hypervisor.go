@@ -19,6 +19,11 @@ import (
 // Processes are in sessions of their own and survive this program; a later one finds them by their pid files.
 type hypervisor struct {
 	Config
+	relays relays
+}
+
+func newHypervisor(c Config) *hypervisor {
+	return &hypervisor{Config: c, relays: relays{byID: map[string]*relay{}}}
 }
 
 // patience is how long a guest may take to shut down when it is asked to.
@@ -197,6 +202,9 @@ func (h *hypervisor) askToStop(s Spec) error {
 }
 
 func (h *hypervisor) Forget(s Spec) {
+	h.relays.mu.Lock()
+	h.endRelay(s.ID)
+	h.relays.mu.Unlock()
 	_ = h.ip("link", "del", link(s))
 	h.forgetNative(s)
 	_ = os.RemoveAll(h.runDir(s))
@@ -222,10 +230,15 @@ func (h *hypervisor) Answers(s Spec) bool {
 }
 
 // cut unplugs the machine from the bridge, silently: no carrier loss is seen inside.
-func (h *hypervisor) cut(s Spec) error { return h.ip("link", "set", link(s), "nomaster") }
+func (h *hypervisor) cut(s Spec) error {
+	if err := h.slow(s, slowness{}); err != nil {
+		return err
+	}
+	return h.ip("link", "set", link(s), "nomaster")
+}
 
-// heal plugs it in again.
-func (h *hypervisor) heal(s Spec) error { return h.ip("link", "set", link(s), "master", h.Bridge) }
+// heal plugs it in again, at full speed.
+func (h *hypervisor) heal(s Spec) error { return h.slow(s, slowness{}) }
 
 // terminal is the pseudo terminal behind the guest's own console.
 func (h *hypervisor) terminal(s Spec) (string, error) {

@@ -44,6 +44,8 @@ type Hypervisor interface {
 	// Stop returns when every process of the machine is gone. Graceful asks the guest first.
 	Stop(spec Spec, graceful bool) error
 	Freeze(spec Spec, on bool) error
+	// Adopt is called for a machine that already runs.
+	Adopt(Spec)
 	// Answers tells whether the guest has booted: its SSH port answers.
 	Answers(Spec) bool
 	// Forget removes what a stopped machine leaves outside its directory.
@@ -151,6 +153,7 @@ func (m *Machines) Start(spec Spec) <-chan error {
 		x.spec = spec
 		x.mu.Unlock()
 		if m.hv.Running(spec) {
+			m.hv.Adopt(spec)
 			_ = m.hv.Freeze(spec, false) // a machine powered on goes on, also one that was suspended
 		} else {
 			x.set("starting")

@@ -38,7 +38,8 @@ func main() {
 }
 
 func serve(config Config) error {
-	hv := &hypervisor{Config: config}
+	cgroupParent = config.Namespace
+	hv := newHypervisor(config)
 	machinesDir := filepath.Join(config.State, "machines")
 	for _, dir := range []string{machinesDir, filepath.Join(config.State, "run", "guests"), filepath.Join(config.State, "logs")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

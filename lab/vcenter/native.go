@@ -40,7 +40,7 @@ func (h *hypervisor) startNative(s Spec) error {
 	record := `echo $$ >"$1"; shift; exec "$@"`
 	args := []string{"/bin/sh", "-c", record, "sh", h.pidFile(s),
 		"unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--kill-child",
-		"/bin/sh", script, filepath.Join(s.Image, "tree"), h.dir(s), s.ID, "umid=" + s.ID}
+		"/bin/sh", script, filepath.Join(s.Image, "tree"), h.dir(s), cgroupParent + "/" + s.ID, "umid=" + s.ID}
 	if err := h.spawn(s, args, []string{"PATH=" + os.Getenv("PATH")}); err != nil {
 		return err
 	}

@@ -1,9 +1,9 @@
 #!/bin/sh
 # First process of a machine that runs on this computer's own kernel. It is already in mount, pid, uts, ipc and network
 # namespaces of its own; it makes the machine's root, joins a cgroup of its own, and becomes the machine's systemd.
-# Arguments: image tree, machine directory, machine id.
+# Arguments: image tree, machine directory, the machine's cgroup below the root of the v2 tree.
 set -eu
-tree=$1 machine=$2 id=$3
+tree=$1 machine=$2 group=$3
 
 if [ "${FLEET_STAGE:-1}" = 1 ]; then
     mount --make-rprivate /
@@ -11,8 +11,8 @@ if [ "${FLEET_STAGE:-1}" = 1 ]; then
     groups=$machine/groups
     mkdir -p "$groups"
     mount -t cgroup2 cgroup2 "$groups"
-    mkdir -p "$groups/fleet-lab/$id/machine"
-    echo $$ >"$groups/fleet-lab/$id/machine/cgroup.procs"
+    mkdir -p "$groups/$group/machine"
+    echo $$ >"$groups/$group/machine/cgroup.procs"
     umount "$groups"
     FLEET_STAGE=2 exec unshare --cgroup /bin/sh "$0" "$@"
 fi

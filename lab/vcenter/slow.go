@@ -31,6 +31,7 @@ type relay struct {
 	machine int      // packet socket on the machine's link
 	bridge  *os.File // tap on the bridge
 	stop    chan struct{}
+	work    sync.WaitGroup // whoever uses machine: the number must not be closed, and given out anew, under its user
 }
 
 // frames carry the 10 bytes of a virtio header (offloaded checksums and segments) on both sides.
@@ -71,8 +72,9 @@ func (h *hypervisor) Adopt(s Spec) {
 func (h *hypervisor) endRelay(id string) {
 	if r, ok := h.relays.byID[id]; ok {
 		close(r.stop)
-		_ = syscall.Close(r.machine)
 		_ = r.bridge.Close()
+		r.work.Wait()
+		_ = syscall.Close(r.machine)
 		delete(h.relays.byID, id)
 	}
 }
@@ -96,19 +98,14 @@ func (h *hypervisor) startRelay(s Spec, how slowness) (*relay, error) {
 		}
 		return nil, err
 	}
-	toBridge := carry(how, r.stop, func(frame []byte) { _, _ = r.bridge.Write(frame) })
-	toMachine := carry(how, r.stop, func(frame []byte) { _, _ = syscall.Write(r.machine, frame) })
-	go func() {
+	toBridge := r.carry(how, func(frame []byte) { _, _ = r.bridge.Write(frame) })
+	toMachine := r.carry(how, func(frame []byte) { _, _ = syscall.Write(r.machine, frame) })
+	r.work.Go(func() {
 		buffer := make([]byte, maxFrame)
-		for {
+		for !r.ended() {
 			n, from, err := syscall.Recvfrom(r.machine, buffer, 0)
 			if err == syscall.EINTR || err == syscall.EAGAIN {
-				select {
-				case <-r.stop:
-					return
-				default:
-					continue
-				}
+				continue // nothing for a while
 			}
 			if err != nil {
 				return
@@ -118,8 +115,8 @@ func (h *hypervisor) startRelay(s Spec, how slowness) (*relay, error) {
 				toBridge(buffer[:n])
 			}
 		}
-	}()
-	go func() {
+	})
+	r.work.Go(func() {
 		buffer := make([]byte, maxFrame)
 		for {
 			n, err := r.bridge.Read(buffer)
@@ -128,28 +125,37 @@ func (h *hypervisor) startRelay(s Spec, how slowness) (*relay, error) {
 			}
 			toMachine(buffer[:n])
 		}
-	}()
+	})
 	return r, nil
 }
 
+func (r *relay) ended() bool {
+	select {
+	case <-r.stop:
+		return true
+	default:
+		return false
+	}
+}
+
 // carry returns a function that takes frames, and delivers them later and in order, or loses them.
-func carry(how slowness, stop <-chan struct{}, deliver func([]byte)) func([]byte) {
+func (r *relay) carry(how slowness, deliver func([]byte)) func([]byte) {
 	type late struct {
 		due   time.Time
 		frame []byte
 	}
 	queue := make(chan late, 8192)
-	go func() {
+	r.work.Go(func() {
 		for {
 			select {
-			case <-stop:
+			case <-r.stop:
 				return
 			case x := <-queue:
 				time.Sleep(time.Until(x.due))
 				deliver(x.frame)
 			}
 		}
-	}()
+	})
 	return func(frame []byte) {
 		if rand.Float64()*100 < how.Loss {
 			return

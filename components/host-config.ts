@@ -86,7 +86,7 @@ export class HostConfig extends pulumi.ComponentResource {
         { parent: this, dependsOn: [...after], hideDiffs: ["connection"], additionalSecretOutputs: ["connection"] },
       );
 
-    const programs = ["converge.py", "health.py", ...(args.programs ?? [])];
+    const programs = ["bundle.py", "converge.py", "health.py", "plan.py", "probes.py", "store.py", ...(args.programs ?? [])];
     const baseInput = pulumi.all([...(args.artefacts ?? [])]).apply((artefacts) => ({
       host: host.name,
       packages: content.packages,

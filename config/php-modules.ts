@@ -17,6 +17,9 @@ const library = (option: string, build: string[], run: string[]): ModuleRecipe =
   run,
 });
 
+/** Every XML module needs the library asked for beside itself. */
+const xmlLibrary = (option: string): ModuleRecipe => ({ options: ["--with-libxml", option], build: ["libxml2-dev"], run: ["libxml2"] });
+
 /**
  * The modules a build may ask for. `--disable-all` comes first, so a build holds these and PHP's
  * own core and nothing else. Package names are those of Debian 12; 13 renamed a few for 64-bit
@@ -27,7 +30,7 @@ export const phpModules = {
   calendar: flag("--enable-calendar"),
   ctype: flag("--enable-ctype"),
   curl: library("--with-curl", ["libcurl4-openssl-dev"], ["libcurl4"]),
-  dom: library("--enable-dom", ["libxml2-dev"], ["libxml2"]),
+  dom: xmlLibrary("--enable-dom"),
   exif: flag("--enable-exif"),
   fileinfo: flag("--enable-fileinfo"),
   filter: flag("--enable-filter"),
@@ -48,13 +51,13 @@ export const phpModules = {
   phar: { ...flag("--enable-phar"), reported: "Phar" },
   posix: flag("--enable-posix"),
   session: flag("--enable-session"),
-  simplexml: { ...library("--enable-simplexml", ["libxml2-dev"], ["libxml2"]), reported: "SimpleXML" },
-  soap: library("--enable-soap", ["libxml2-dev"], ["libxml2"]),
+  simplexml: { ...xmlLibrary("--enable-simplexml"), reported: "SimpleXML" },
+  soap: xmlLibrary("--enable-soap"),
   sodium: library("--with-sodium", ["libsodium-dev"], ["libsodium23"]),
   tokenizer: flag("--enable-tokenizer"),
-  xml: library("--enable-xml", ["libxml2-dev"], ["libxml2"]),
-  xmlreader: library("--enable-xmlreader", ["libxml2-dev"], ["libxml2"]),
-  xmlwriter: library("--enable-xmlwriter", ["libxml2-dev"], ["libxml2"]),
+  xml: xmlLibrary("--enable-xml"),
+  xmlreader: xmlLibrary("--enable-xmlreader"),
+  xmlwriter: xmlLibrary("--enable-xmlwriter"),
   zip: library("--with-zip", ["libzip-dev"], ["libzip4"]),
   zlib: library("--with-zlib", ["zlib1g-dev"], ["zlib1g"]),
 } as const satisfies Record<string, ModuleRecipe>;

@@ -37,8 +37,7 @@ export function keepalivedPart(
     services: services.map((s) => ({
       name: s.name,
       ports: s.ports.map((port) => ({ vip: s.vip, port })),
-      // Direct routing keeps the port of the request; keepalived wants one here all the same.
-      realServers: s.realServers.map((r) => ({ ...r, port: s.ports[0] })),
+      realServers: s.realServers,
     })),
   };
   const kernel = kernelPart(["ip_vs", "ip_vs_wlc"], {

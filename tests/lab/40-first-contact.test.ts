@@ -21,7 +21,7 @@ function writeConfig(): void {
     config: Record<string, object>;
   };
   const kept = Object.entries(config).filter(([key]) => key.startsWith("vsphere:") || ["fleet:network", "fleet:secrets"].includes(key));
-  const small = { vcpu: 1, memory: "256 MB", disk: "8 GB", vip: "10.77.0.120", hosts: { contact1: "10.77.0.61" } };
+  const small = { vcpu: 1, memory: "256 MB", disk: "10 GB", vip: "10.77.0.120", hosts: { contact1: "10.77.0.61" } };
   const own = {
     ...Object.fromEntries(kept),
     "fleet:vsphere": { ...config["fleet:vsphere"], folder: stack },

@@ -44,6 +44,6 @@ export const maskedUnits = [
   ...["configfs", "dm_mod", "drm", "efi_pstore", "fuse", "loop"].map((module) => `modprobe@${module}.service`),
   "console-getty.service", "dev-hugepages.mount", "dev-mqueue.mount", "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount",
   "sys-kernel-tracing.mount", "ifupdown-pre.service", "ipvsadm.service", "kmod-static-nodes.service", "serial-getty@tty0.service",
-  "systemd-binfmt.service", "systemd-logind.service", "systemd-networkd-wait-online.service", "systemd-pstore.service",
+  "systemd-binfmt.service", "systemd-networkd-wait-online.service", "systemd-pstore.service",
   "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
 ];

@@ -12,6 +12,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +35,56 @@ type Inventory struct {
 
 	dirty   atomic.Bool
 	changed chan struct{}
+
+	// A VM is written once it is whole: while it is created or cloned, the simulator changes it under other locks.
+	making sync.Mutex
+	clones int                                   // clone tasks at work
+	made   []types.ManagedObjectReference        // created during those; a clone's own creation is among them
+	whole  map[types.ManagedObjectReference]bool // may be written
+}
+
+// heard is told of every change of a task.
+func (inv *Inventory) heard(task *mo.Task, changes []types.PropertyChange) {
+	isClone := task.Info.DescriptionId == "VirtualMachine.cloneVm"
+	if !isClone && task.Info.DescriptionId != "Folder.createVm" {
+		return
+	}
+	inv.making.Lock()
+	defer inv.making.Unlock()
+	for _, change := range changes {
+		if change.Name != "info.state" {
+			continue
+		}
+		switch change.Val {
+		case types.TaskInfoStateRunning:
+			if isClone {
+				inv.clones++
+			}
+		case types.TaskInfoStateSuccess, types.TaskInfoStateError:
+			if isClone {
+				inv.clones--
+			}
+			if vm, ok := task.Info.Result.(types.ManagedObjectReference); ok {
+				inv.made = append(inv.made, vm)
+			}
+		}
+	}
+	if inv.clones == 0 {
+		for _, vm := range inv.made {
+			inv.whole[vm] = true
+		}
+		inv.made = nil
+		return
+	}
+	if vm, ok := task.Info.Result.(types.ManagedObjectReference); ok && isClone {
+		inv.whole[vm] = true
+	}
+}
+
+func (inv *Inventory) isWhole(vm types.ManagedObjectReference) bool {
+	inv.making.Lock()
+	defer inv.making.Unlock()
+	return inv.whole[vm]
 }
 
 // saved is the file's content. Objects are in vSphere's own JSON form.
@@ -51,7 +102,7 @@ func newInventory(file string, templates []Template) (*Inventory, error) {
 	if err := model.Create(); err != nil {
 		return nil, err
 	}
-	inv := &Inventory{model: model, file: file, base: map[types.ManagedObjectReference]bool{}, changed: make(chan struct{}, 1)}
+	inv := &Inventory{model: model, file: file, base: map[types.ManagedObjectReference]bool{}, changed: make(chan struct{}, 1), whole: map[types.ManagedObjectReference]bool{}}
 	if err := inv.makeTemplates(templates); err != nil {
 		return nil, err
 	}
@@ -157,7 +208,7 @@ func (inv *Inventory) save() error {
 		objects := inv.registry().All(kind)
 		sort.Slice(objects, func(i, j int) bool { return number(objects[i].Reference()) < number(objects[j].Reference()) })
 		for _, o := range objects {
-			if inv.base[o.Reference()] {
+			if inv.base[o.Reference()] || kind == "VirtualMachine" && !inv.isWhole(o.Reference()) {
 				continue
 			}
 			var text json.RawMessage
@@ -253,6 +304,7 @@ func (inv *Inventory) load() (tagContents, error) {
 			return s.Tags, err
 		}
 		inv.connect(ctx, vm)
+		inv.whole[vm.Self] = true
 	}
 	for _, text := range s.Rules {
 		var rule types.BaseClusterRuleInfo

@@ -296,7 +296,7 @@ func TestGuestAndVMFollowEachOther(t *testing.T) {
 	must(t, <-l.lab.machines.Crash(id))
 	l.eventually("reported off", func() bool {
 		p := l.properties(vm)
-		return p.Runtime.PowerState == "poweredOff" && p.Guest.ToolsRunningStatus == "guestToolsNotRunning"
+		return p.Runtime.PowerState == "poweredOff" && p.Guest.ToolsRunningStatus == "guestToolsNotRunning" && p.Guest.IpAddress == ""
 	})
 
 	machine := filepath.Join(l.lab.machines.dir, id)

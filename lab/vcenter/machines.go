@@ -60,6 +60,8 @@ const (
 	Booted Event = iota
 	// Ended: the machine's process is gone without being told to.
 	Ended
+	// Stopped: the machine's process is gone because it was told to.
+	Stopped
 )
 
 // Machines owns the machines' processes. Every machine has one worker, so orders to one machine are carried out one
@@ -217,6 +219,7 @@ func (m *Machines) Stop(id string, graceful bool) <-chan error {
 		err := m.hv.Stop(x.spec, graceful)
 		m.hv.Forget(x.spec)
 		x.set("off")
+		m.observe(id, Stopped)
 		return err
 	})
 }

@@ -67,8 +67,11 @@ func (p *Power) RemoveObject(_ *simulator.Context, ref types.ManagedObjectRefere
 func (p *Power) UpdateObject(_ *simulator.Context, o mo.Reference, changes []types.PropertyChange) {
 	vm, ok := o.(*mo.VirtualMachine)
 	if !ok {
-		switch o.(type) {
-		case *mo.Task, *mo.Folder, *mo.ClusterComputeResource: // the end of a task is when a cluster rule is there
+		switch x := o.(type) {
+		case *mo.Task: // also what is changed without notice, such as a cluster's rules, is there when its task ends
+			p.inv.heard(x, changes)
+			p.inv.touch()
+		case *mo.Folder:
 			p.inv.touch()
 		}
 		return
@@ -132,17 +135,17 @@ func (p *Power) observed(id string, event Event) {
 	}
 	ctx := p.inv.context()
 	p.inv.registry().WithLock(ctx, vm, func() {
-		if vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
-			return
-		}
-		switch event {
-		case Booted:
+		on := vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn
+		switch {
+		case event == Booted && on:
 			ctx.Update(vm, p.toolsRunning(p.spec(&vm.VirtualMachine)))
-		case Ended:
+		case event == Ended && on:
 			log.Printf("%s: reported as powered off", vm.Name)
 			ctx.Update(vm, append(toolsStopped(),
 				types.PropertyChange{Name: "runtime.powerState", Val: types.VirtualMachinePowerStatePoweredOff},
 				types.PropertyChange{Name: "summary.runtime.powerState", Val: types.VirtualMachinePowerStatePoweredOff}))
+		case event == Stopped:
+			ctx.Update(vm, toolsStopped())
 		}
 	})
 }
@@ -174,6 +177,11 @@ func toolsStopped() []types.PropertyChange {
 		{Name: "guest.toolsStatus", Val: types.VirtualMachineToolsStatusToolsNotRunning},
 		{Name: "guest.toolsRunningStatus", Val: stopped},
 		{Name: "summary.guest.toolsRunningStatus", Val: stopped},
+		// The address goes with the guest, so that whoever waits for one waits for the next boot's.
+		{Name: "guest.ipAddress", Val: ""},
+		{Name: "summary.guest.ipAddress", Val: ""},
+		{Name: "guest.net", Val: []types.GuestNicInfo{}},
+		{Name: "guest.ipStack", Val: []types.GuestStackInfo{}},
 	}
 }
 

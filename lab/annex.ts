@@ -16,8 +16,22 @@ export const databases = ["wordpress"] as const;
 
 /** cloud-init user data: a pure function of the secrets, so that the same annex is never built twice. */
 export function annexUserData(known: Secrets): string {
-  const mariadb = ["[mariadbd]", "bind-address = 0.0.0.0", "innodb_buffer_pool_size = 48M", "performance_schema = OFF", "skip-name-resolve", ""].join("\n");
-  const redis = ["bind 0.0.0.0", "protected-mode no", `requirepass ${known.redisPassword}`, "maxmemory 64mb", "maxmemory-policy volatile-lru", ""].join("\n");
+  const mariadb = [
+    "[mariadbd]",
+    "bind-address = 0.0.0.0",
+    "innodb_buffer_pool_size = 48M",
+    "performance_schema = OFF",
+    "skip-name-resolve",
+    "",
+  ].join("\n");
+  const redis = [
+    "bind 0.0.0.0",
+    "protected-mode no",
+    `requirepass ${known.redisPassword}`,
+    "maxmemory 64mb",
+    "maxmemory-policy volatile-lru",
+    "",
+  ].join("\n");
   const apache = [
     "<VirtualHost *:80>",
     "  DocumentRoot /srv/sources",
@@ -29,7 +43,18 @@ export function annexUserData(known: Secrets): string {
     "",
   ].join("\n");
   const grants = databases.map((name) => databaseGrants(name, known.wordpressDbPassword)).join("");
-  const mount = ["[Unit]", "Before=apache2.service", "[Mount]", "What=none", "Where=/srv/sources", "Type=hostfs", "Options=ro", "[Install]", "WantedBy=multi-user.target", ""].join("\n");
+  const mount = [
+    "[Unit]",
+    "Before=apache2.service",
+    "[Mount]",
+    "What=none",
+    "Where=/srv/sources",
+    "Type=hostfs",
+    "Options=ro",
+    "[Install]",
+    "WantedBy=multi-user.target",
+    "",
+  ].join("\n");
   const files = [
     { path: "/etc/mysql/mariadb.conf.d/90-annex.cnf", content: mariadb, permissions: "0644" },
     { path: "/etc/redis/annex.conf", content: redis, permissions: "0640", owner: "redis:redis" },
@@ -75,7 +100,14 @@ export function annexSpec(known: Secrets, image: string): MachineSpec {
     "local-hostname": annex.name,
     network: {
       version: 2,
-      ethernets: { nic0: { match: { macaddress: annex.mac }, "set-name": "eth0", addresses: [`${annex.address}/${network.prefix}`], gateway4: network.gateway } },
+      ethernets: {
+        nic0: {
+          match: { macaddress: annex.mac },
+          "set-name": "eth0",
+          addresses: [`${annex.address}/${network.prefix}`],
+          gateway4: network.gateway,
+        },
+      },
     },
   };
   const encode = (text: string) => Buffer.from(text).toString("base64");
@@ -108,7 +140,9 @@ export async function annexUp(known: Secrets, image: string): Promise<void> {
 export async function annexReady(): Promise<void> {
   for (const [service, port] of Object.entries(annexPorts)) {
     if (await until(() => accepts(annex.address, port), 120, 0.3)) continue;
-    throw new LabError(`the annex's ${service} does not answer on ${annex.address}:${port}: look with \`npm run lab -- logs annex\`, or \`ssh annex sudo cloud-init status --long\``);
+    throw new LabError(
+      `the annex's ${service} does not answer on ${annex.address}:${port}: look with \`npm run lab -- logs annex\`, or \`ssh annex sudo cloud-init status --long\``,
+    );
   }
 }
 

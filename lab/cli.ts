@@ -12,8 +12,7 @@ import { LabError, secondsSinceStart, writeAtomic } from "./shell";
 import { machines, order, type Machine } from "./vcenter";
 
 const cli = new Command("lab").description(
-  "A vCenter whose VMs are real Debian machines, on this computer.\n" +
-    `State: ${labRoot} (FLEET_LAB). Logs: ${labPaths.logs}.`,
+  "A vCenter whose VMs are real Debian machines, on this computer.\n" + `State: ${labRoot} (FLEET_LAB). Logs: ${labPaths.logs}.`,
 );
 cli.enablePositionalOptions();
 cli.showHelpAfterError("(`npm run lab -- --help` lists the verbs)");
@@ -50,7 +49,10 @@ cli
     const key = path.join(labPaths.run, "ssh-key");
     writeAtomic(key, (await secrets()).sshPrivateKey, 0o600);
     // Identity is proved elsewhere (by the program, with the key each guest was born with); this is a root shell's comfort.
-    const options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=5"].flatMap((o) => ["-o", o]);
+    const options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=5"].flatMap((o) => [
+      "-o",
+      o,
+    ]);
     const { status } = spawnSync("ssh", ["-i", key, ...options, `fleet@${machine.Address}`, ...command], { stdio: "inherit" });
     process.exitCode = status ?? 1;
   });
@@ -65,7 +67,8 @@ cli
   .description("what the machine wrote on its console since it first started")
   .option("-f, --follow", "go on as it grows")
   .action(async (vm: string, options: { follow?: boolean }) => {
-    const file = vm === "vcenter" ? path.join(labPaths.logs, "vcenter.log") : path.join(labPaths.logs, `console-${(await find(vm)).Name}.log`);
+    const file =
+      vm === "vcenter" ? path.join(labPaths.logs, "vcenter.log") : path.join(labPaths.logs, `console-${(await find(vm)).Name}.log`);
     spawnSync("tail", options.follow ? ["-n", "100", "-F", file] : ["-n", "+1", file], { stdio: "inherit" });
   });
 
@@ -118,10 +121,22 @@ async function find(name: string): Promise<Machine> {
 }
 
 function statusTable(all: Machine[]): string {
-  const table = new Table({ head: ["machine", "address", "state", "boot s", "RAM MB", "costs MB", "CPU s", "note"], style: { head: [], border: [] } });
+  const table = new Table({
+    head: ["machine", "address", "state", "boot s", "RAM MB", "costs MB", "CPU s", "note"],
+    style: { head: [], border: [] },
+  });
   for (const m of all) {
     const note = [m.Native ? "native" : "", m.Failure].filter(Boolean).join("; ");
-    table.push([m.Name, m.Address, m.State, m.Boot.toFixed(1), m.MemoryMB, (m.MemoryBytes / 2 ** 20).toFixed(0), m.CPUSeconds.toFixed(0), note]);
+    table.push([
+      m.Name,
+      m.Address,
+      m.State,
+      m.Boot.toFixed(1),
+      m.MemoryMB,
+      (m.MemoryBytes / 2 ** 20).toFixed(0),
+      m.CPUSeconds.toFixed(0),
+      note,
+    ]);
   }
   const total = all.reduce((sum, m) => sum + m.MemoryBytes, 0) / 2 ** 20;
   return `${table.toString()}\n${all.length} machines, ${total.toFixed(0)} MB`;

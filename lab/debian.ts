@@ -32,9 +32,7 @@ export function archives(): Archives {
   const lines = ask("apt-get", ["indextargets", "--format", "$(LABEL)|$(REPO_URI)", "Created-By: Packages"]);
   const found = parseArchives(lines ?? "");
   if (found) return found;
-  throw new LabError(
-    "apt on this machine knows no Debian archive: add one to /etc/apt/sources.list.d, run apt-get update, and try again",
-  );
+  throw new LabError("apt on this machine knows no Debian archive: add one to /etc/apt/sources.list.d, run apt-get update, and try again");
 }
 
 /** The text of an apt sources.list for a release. */

@@ -9,7 +9,7 @@ import { run, step } from "./shell";
 
 /** Size of the root file system as guests see it; the file is sparse and costs what is written. */
 const rootSizeGb = 16;
-const recipe = 1;
+const recipe = 2;
 const overlay = path.join(__dirname, "image", "overlay");
 
 export interface Image {
@@ -19,36 +19,41 @@ export interface Image {
 }
 
 export async function image(release: string, kernel: Kernel): Promise<Image> {
-  const wanted = packages(release);
-  const key = contentKey({ recipe, release, rootSizeGb, wanted, disabledUnits, maskedUnits, kernel: kernel.key, overlay: treeInputs(overlay) });
-  const directory = await cached("image", key, (part) => step(`image of Debian ${release}`, () => build(part, release, wanted, kernel)));
+  const debian = contentKey({ recipe, release, packages: packages(release) });
+  const key = contentKey({ recipe, debian, rootSizeGb, disabledUnits, maskedUnits, kernel: kernel.key, overlay: treeInputs(overlay) });
+  const directory = await cached("image", key, async (part) => {
+    // The packages take most of the time and change seldom, so they are an entry of their own.
+    const base = await cached("debian", debian, (basePart) => step(`packages of Debian ${release}`, () => install(basePart, release)));
+    await step(`image of Debian ${release}`, () => build(part, path.join(base, "tree"), kernel));
+  });
   return { key, directory };
 }
 
-async function build(part: string, release: string, wanted: string[], kernel: Kernel): Promise<void> {
-  const tree = path.join(part, "tree");
-  const log = path.join(part, "build.log");
+async function install(part: string, release: string): Promise<void> {
   const list = path.join(part, "sources.list");
   fs.writeFileSync(list, sourcesList(release, archives()));
-  await step("  packages", () =>
-    run(
-      "mmdebstrap",
-      [
-        "--mode=root", "--variant=minbase", "--format=directory", `--include=${wanted.join(",")}`,
-        "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-        "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=force-unsafe-io",
-        "--aptopt=Acquire::Retries 3", "--aptopt=Acquire::Languages none",
-        "--skip=cleanup/apt/lists", release, tree, list,
-      ],
-      { log },
-    ),
+  await run(
+    "mmdebstrap",
+    [
+      ...["--mode=root", "--variant=minbase", "--format=directory", "--skip=cleanup/apt/lists"],
+      `--include=${packages(release).join(",")}`,
+      ...["man", "locale", "doc"].map((what) => `--dpkgopt=path-exclude=/usr/share/${what}/*`),
+      "--dpkgopt=force-unsafe-io",
+      ...["--aptopt=Acquire::Retries 3", "--aptopt=Acquire::Languages none"],
+      ...[release, path.join(part, "tree"), list],
+    ],
+    { log: path.join(part, "build.log") },
   );
-  await step("  settings", () => settle(tree, kernel, log));
-  await step("  file system", async () => {
-    const disk = path.join(part, "root.img");
-    await run("truncate", ["-s", `${rootSizeGb}G`, disk]);
-    await run("mke2fs", ["-q", "-t", "ext4", "-L", "root", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-d", tree, disk], { log });
-  });
+}
+
+async function build(part: string, base: string, kernel: Kernel): Promise<void> {
+  const tree = path.join(part, "tree");
+  const log = path.join(part, "build.log");
+  await run("cp", ["-a", "--reflink=auto", base, tree], { log });
+  await settle(tree, kernel, log);
+  const disk = path.join(part, "root.img");
+  await run("truncate", ["-s", `${rootSizeGb}G`, disk]);
+  await run("mke2fs", ["-q", "-t", "ext4", "-L", "root", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-d", tree, disk], { log });
 }
 
 /** From a fresh Debian to a template: nothing in it that two guests must not share. */

@@ -58,7 +58,8 @@ async function build(part: string, final: string): Promise<void> {
   fs.copyFileSync(path.join(root, "usr/bin/linux.uml"), program);
   const at = (name: string) => {
     const found = fs.readdirSync(root, { recursive: true, encoding: "utf8" }).find((n) => path.basename(n) === name);
-    if (found === undefined) throw new LabError(`package libc6 of Debian ${kernelRelease} holds no ${name}: the recipe in lab/kernel.ts must follow`);
+    if (found === undefined)
+      throw new LabError(`package libc6 of Debian ${kernelRelease} holds no ${name}: the recipe in lab/kernel.ts must follow`);
     return path.join(final, "root", found);
   };
   const libraries = [path.dirname(at("libc.so.6")), "/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu"].join(":");

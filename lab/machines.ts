@@ -18,7 +18,8 @@ import { vcenterDown, vcenterUp, type TemplateImage } from "./vcenter";
 /** Makes everything the program needs exist: run again, it repairs what is missing and leaves what works. */
 export async function machinesUp(): Promise<void> {
   await exclusively(async () => {
-    for (const directory of [labRoot, labPaths.run, labPaths.logs, labPaths.images]) fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+    for (const directory of [labRoot, labPaths.run, labPaths.logs, labPaths.images])
+      fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
     sweep();
     const known = await secrets();
     await step("network and package proxy", async () => {
@@ -31,6 +32,7 @@ export async function machinesUp(): Promise<void> {
       const built = await image(template.release, uml);
       images.push({ name: template.name, guestId: template.guestId, image: await keep(built.key, built.directory) });
     }
+    dropUnusedImages(images.map((i) => i.image));
     await step("vCenter", () => vcenterUp(known, uml.program, images));
     const [first] = images;
     if (first === undefined) throw new LabError("lab/settings.ts names no template: give at least one");
@@ -89,6 +91,22 @@ async function keep(key: string, cachedImage: string): Promise<string> {
   return mine;
 }
 
+/** Images that no template and no machine's disk rests on any more. */
+function dropUnusedImages(inUse: string[]): void {
+  const machinesDirectory = path.join(labRoot, "machines");
+  const used = new Set(inUse);
+  for (const id of fs.existsSync(machinesDirectory) ? fs.readdirSync(machinesDirectory) : []) {
+    const file = path.join(machinesDirectory, id, "machine.json");
+    // A directory without a description may be one that is just made: nothing is dropped then.
+    if (!fs.existsSync(file)) return;
+    used.add((JSON.parse(fs.readFileSync(file, "utf8")) as { image: string }).image);
+  }
+  for (const name of fs.readdirSync(labPaths.images)) {
+    const directory = path.join(labPaths.images, name);
+    if (!used.has(directory)) removeTree(directory);
+  }
+}
+
 /** Removes what killed processes left half-written. */
 function sweep(): void {
   for (const directory of [labPaths.images, labPaths.run, labRoot]) {
@@ -104,7 +122,12 @@ function endStrays(): void {
     if (!fs.existsSync(root)) continue;
     for (let round = 0; round < 50; round++) {
       const groups = fs.readdirSync(root, { withFileTypes: true, recursive: true }).filter((entry) => entry.isDirectory());
-      const pids = groups.flatMap((group) => fs.readFileSync(path.join(group.parentPath, group.name, "cgroup.procs"), "utf8").split("\n").filter(Boolean));
+      const pids = groups.flatMap((group) =>
+        fs
+          .readFileSync(path.join(group.parentPath, group.name, "cgroup.procs"), "utf8")
+          .split("\n")
+          .filter(Boolean),
+      );
       for (const group of groups) thaw(path.join(group.parentPath, group.name));
       for (const pid of pids) {
         try {
@@ -124,7 +147,10 @@ function endStrays(): void {
 
 /** A frozen process cannot die. */
 function thaw(group: string): void {
-  for (const [file, value] of [["freezer.state", "THAWED"], ["cgroup.freeze", "0"]] as const) {
+  for (const [file, value] of [
+    ["freezer.state", "THAWED"],
+    ["cgroup.freeze", "0"],
+  ] as const) {
     const full = path.join(group, file);
     if (fs.existsSync(full)) fs.writeFileSync(full, value);
   }

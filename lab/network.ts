@@ -26,9 +26,13 @@ export async function networkUp(): Promise<void> {
   await run("ip", ["link", "set", outside.link, "up"]);
   await within("link", "set", inside.link, "up");
   await within("route", "replace", "default", "via", outside.address);
-  const foreign = ask("ip", ["route", "show", network.subnet])?.split("\n").find((line) => line !== "" && !line.includes(outside.link));
+  const foreign = ask("ip", ["route", "show", network.subnet])
+    ?.split("\n")
+    .find((line) => line !== "" && !line.includes(outside.link));
   if (foreign !== undefined) {
-    throw new LabError(`this computer already routes ${network.subnet} elsewhere (${foreign.trim()}): remove that route, or change lab/settings.ts`);
+    throw new LabError(
+      `this computer already routes ${network.subnet} elsewhere (${foreign.trim()}): remove that route, or change lab/settings.ts`,
+    );
   }
   await run("ip", ["route", "replace", network.subnet, "via", inside.address]);
   await run("ip", ["netns", "exec", namespace, "sysctl", "-qw", "net.ipv4.ip_forward=1"]);

@@ -2,9 +2,32 @@
 
 /** Machine, network, and what lets a hypervisor-given identity be applied. */
 const base = [
-  "systemd-sysv", "dbus", "udev", "kmod", "openssh-server", "sudo", "python3", "cloud-init", "ifupdown", "iproute2",
-  "iputils-ping", "procps", "psmisc", "netbase", "ca-certificates", "less", "curl", "zstd", "xz-utils", "unzip", "tcpdump",
-  "debian-archive-keyring", "apt", "e2fsprogs", "btrfs-progs", "util-linux-extra",
+  "systemd-sysv",
+  "dbus",
+  "udev",
+  "kmod",
+  "openssh-server",
+  "sudo",
+  "python3",
+  "cloud-init",
+  "ifupdown",
+  "iproute2",
+  "iputils-ping",
+  "procps",
+  "psmisc",
+  "netbase",
+  "ca-certificates",
+  "less",
+  "curl",
+  "zstd",
+  "xz-utils",
+  "unzip",
+  "tcpdump",
+  "debian-archive-keyring",
+  "apt",
+  "e2fsprogs",
+  "btrfs-progs",
+  "util-linux-extra",
 ];
 
 /** What the fleet's tiers run. */
@@ -19,7 +42,15 @@ const phpLibraries: Record<string, string[]> = {
   trixie: ["libcurl4t64", "libicu76", "libonig5", "libpng16-16t64", "libssl3t64", "libzip5"],
 };
 const phpLibrariesEverywhere = [
-  "libargon2-1", "libfreetype6", "libjpeg62-turbo", "libsodium23", "libsqlite3-0", "libsystemd0", "libwebp7", "libxml2", "zlib1g",
+  "libargon2-1",
+  "libfreetype6",
+  "libjpeg62-turbo",
+  "libsodium23",
+  "libsqlite3-0",
+  "libsystemd0",
+  "libwebp7",
+  "libxml2",
+  "zlib1g",
 ];
 
 /** Debian releases an image can be built of. */
@@ -33,17 +64,46 @@ export function packages(release: string): string[] {
 
 /** Units of those packages that must not start by themselves: the fleet, or the annex, starts what it needs. */
 export const disabledUnits = [
-  "apache2.service", "apache-htcacheclean.service", "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer",
-  "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "keepalived.service", "man-db.timer",
-  "mariadb.service", "memcached.service", "nfs-blkmap.service", "nfs-client.target", "nfs-server.service", "redis-server.service",
-  "rpcbind.service", "rpcbind.socket", "rpc-statd.service", "systemd-timesyncd.service", "logrotate.timer",
+  "apache2.service",
+  "apache-htcacheclean.service",
+  "apt-daily.timer",
+  "apt-daily-upgrade.timer",
+  "dpkg-db-backup.timer",
+  "e2scrub_all.timer",
+  "e2scrub_reap.service",
+  "fstrim.timer",
+  "keepalived.service",
+  "man-db.timer",
+  "mariadb.service",
+  "memcached.service",
+  "nfs-blkmap.service",
+  "nfs-client.target",
+  "nfs-server.service",
+  "redis-server.service",
+  "rpcbind.service",
+  "rpcbind.socket",
+  "rpc-statd.service",
+  "systemd-timesyncd.service",
+  "logrotate.timer",
 ];
 
 /** Units that only cost time: what they prepare does not exist in a guest, or is nobody's use there. */
 export const maskedUnits = [
   ...["configfs", "dm_mod", "drm", "efi_pstore", "fuse", "loop"].map((module) => `modprobe@${module}.service`),
-  "console-getty.service", "dev-hugepages.mount", "dev-mqueue.mount", "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount",
-  "sys-kernel-tracing.mount", "ifupdown-pre.service", "ipvsadm.service", "kmod-static-nodes.service", "serial-getty@tty0.service",
-  "systemd-binfmt.service", "systemd-networkd-wait-online.service", "systemd-pstore.service",
-  "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
+  "console-getty.service",
+  "dev-hugepages.mount",
+  "dev-mqueue.mount",
+  "sys-fs-fuse-connections.mount",
+  "sys-kernel-config.mount",
+  "sys-kernel-debug.mount",
+  "sys-kernel-tracing.mount",
+  "ifupdown-pre.service",
+  "ipvsadm.service",
+  "kmod-static-nodes.service",
+  "serial-getty@tty0.service",
+  "systemd-binfmt.service",
+  "systemd-networkd-wait-online.service",
+  "systemd-pstore.service",
+  "systemd-update-utmp.service",
+  "systemd-update-utmp-runlevel.service",
 ];

@@ -5,8 +5,7 @@ import { labNumber } from "./settings";
 
 /** Everything rebuilt from pinned inputs: kernel, images, sources. Default `~/.cache/php-fleet`. */
 export const cacheRoot =
-  process.env["FLEET_CACHE"] ??
-  path.join(process.env["XDG_CACHE_HOME"] ?? path.join(os.homedir(), ".cache"), "php-fleet");
+  process.env["FLEET_CACHE"] ?? path.join(process.env["XDG_CACHE_HOME"] ?? path.join(os.homedir(), ".cache"), "php-fleet");
 
 /** Inventory, guests' disks, secrets, logs. Default `/var/lib/php-fleet-lab`, with the lab's number when it has one. */
 export const labRoot = process.env["FLEET_LAB"] ?? `/var/lib/php-fleet-lab${labNumber === 0 ? "" : `-${labNumber}`}`;

@@ -40,7 +40,9 @@ export async function proxyUp(): Promise<void> {
   const started = startDetached(program, ["-c", directory], log);
   writeAtomic(pidFile, `${started}\n`);
   if (!(await until(answers, 10))) {
-    throw new LabError(`the package proxy does not answer on ${aptProxy.address}:${aptProxy.port}; its log is ${log}, and its configuration ${file}`);
+    throw new LabError(
+      `the package proxy does not answer on ${aptProxy.address}:${aptProxy.port}; its log is ${log}, and its configuration ${file}`,
+    );
   }
 }
 

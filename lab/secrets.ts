@@ -24,7 +24,10 @@ export interface Secrets {
 
 /** Letters and digits only: a password that needs no quoting in any file it is written to. */
 function password(): string {
-  return randomBytes(32).toString("base64").replace(/[^A-Za-z0-9]/g, "").slice(0, 28);
+  return randomBytes(32)
+    .toString("base64")
+    .replace(/[^A-Za-z0-9]/g, "")
+    .slice(0, 28);
 }
 
 /** The lab's secrets; those that are missing are made, those that exist stay. */
@@ -36,7 +39,10 @@ export async function secrets(): Promise<Secrets> {
   known.wordpressDbPassword ??= password();
   known.mariadbRootPassword ??= password();
   if (!known.sshPrivateKey || !known.sshPublicKey) {
-    const [key, publicKey] = await generated(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fleet-lab", "-f", "key"], ["key", "key.pub"]);
+    const [key, publicKey] = await generated(
+      ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fleet-lab", "-f", "key"],
+      ["key", "key.pub"],
+    );
     Object.assign(known, { sshPrivateKey: key, sshPublicKey: publicKey.trim() });
   }
   if (!known.tlsCertificate || !known.tlsPrivateKey) {
@@ -53,8 +59,26 @@ export async function secrets(): Promise<Secrets> {
 
 function selfSigned(name: string, alternatives: string): Promise<[string, string]> {
   return generated(
-    ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650",
-      "-subj", `/CN=${name}`, "-addext", `subjectAltName=${alternatives}`, "-keyout", "key", "-out", "certificate"],
+    [
+      "openssl",
+      "req",
+      "-x509",
+      "-newkey",
+      "ec",
+      "-pkeyopt",
+      "ec_paramgen_curve:prime256v1",
+      "-nodes",
+      "-days",
+      "3650",
+      "-subj",
+      `/CN=${name}`,
+      "-addext",
+      `subjectAltName=${alternatives}`,
+      "-keyout",
+      "key",
+      "-out",
+      "certificate",
+    ],
     ["key", "certificate"],
   );
 }

@@ -87,7 +87,7 @@ export async function endProcess(pid: number, patience = 5): Promise<void> {
     }
   };
   signal("SIGTERM");
-  for (const end = Date.now() + patience * 1000; alive() && Date.now() < end; ) await sleep(0.05);
+  for (const end = Date.now() + patience * 1000; alive() && Date.now() < end;) await sleep(0.05);
   if (alive()) signal("SIGKILL");
 }
 

@@ -29,12 +29,16 @@ export async function sourcesUp(): Promise<void> {
     const url = `${archives().main}/${source.path}`;
     const part = `${file}.part`;
     await run("curl", ["--fail", "--silent", "--show-error", "--location", "--retry", "3", "--output", part, url]).catch((e: Error) => {
-      throw new LabError(`${source.name}: ${url} cannot be fetched (${lastLine(e.message)}): if the archive no longer has it, pin its present version in lab/sources.json`);
+      throw new LabError(
+        `${source.name}: ${url} cannot be fetched (${lastLine(e.message)}): if the archive no longer has it, pin its present version in lab/sources.json`,
+      );
     });
     const got = sha256(part);
     if (got !== source.sha256) {
       fs.rmSync(part, { force: true });
-      throw new LabError(`${source.name}: ${url} has SHA-256 ${got}, lab/sources.json pins ${source.sha256}: find out why before you change the pin`);
+      throw new LabError(
+        `${source.name}: ${url} has SHA-256 ${got}, lab/sources.json pins ${source.sha256}: find out why before you change the pin`,
+      );
     }
     fs.renameSync(part, file);
   }

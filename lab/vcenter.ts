@@ -138,7 +138,9 @@ function ask(method: string, target: string, body?: unknown): Promise<unknown> {
     });
     request.on("error", (e: NodeJS.ErrnoException) => {
       const down = e.code === "ENOENT" || e.code === "ECONNREFUSED";
-      reject(new LabError(down ? "the lab is not running: start it with `npm run lab -- up`" : `the vCenter's control socket: ${e.message}`));
+      reject(
+        new LabError(down ? "the lab is not running: start it with `npm run lab -- up`" : `the vCenter's control socket: ${e.message}`),
+      );
     });
     request.end(body === undefined ? undefined : JSON.stringify(body));
   });

@@ -95,6 +95,9 @@ func newMachines(dir string, hv Hypervisor, observe func(string, Event)) *Machin
 // machineDir is where a machine's specification and disks are.
 func (m *Machines) machineDir(id string) string { return filepath.Join(m.dir, id) }
 
+// bootFile remembers how long the machine took to boot, for the status after this program was restarted.
+func (m *Machines) bootFile(id string) string { return filepath.Join(m.machineDir(id), "boot-time") }
+
 func (m *Machines) get(id string) *machine {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -104,6 +107,9 @@ func (m *Machines) get(id string) *machine {
 		x.spec.ID = id
 		if text, err := os.ReadFile(filepath.Join(m.machineDir(id), "machine.json")); err == nil {
 			_ = json.Unmarshal(text, &x.spec)
+		}
+		if text, err := os.ReadFile(m.bootFile(id)); err == nil {
+			x.booted, _ = time.ParseDuration(string(text))
 		}
 		m.byID[id] = x
 		go func() {
@@ -154,7 +160,8 @@ func (m *Machines) Start(spec Spec) <-chan error {
 		x.mu.Lock()
 		x.spec = spec
 		x.mu.Unlock()
-		if m.hv.Running(spec) {
+		fresh := !m.hv.Running(spec)
+		if !fresh {
 			m.hv.Adopt(spec)
 			_ = m.hv.Freeze(spec, false) // a machine powered on goes on, also one that was suspended
 		} else {
@@ -167,13 +174,13 @@ func (m *Machines) Start(spec Spec) <-chan error {
 			log.Printf("%s: started", x.label())
 		}
 		x.set("booting")
-		m.watch(x)
+		m.watch(x, fresh)
 		return nil
 	})
 }
 
-// watch reports the machine's first answer and its end.
-func (m *Machines) watch(x *machine) {
+// watch reports the machine's first answer and its end. Only a fresh start is measured.
+func (m *Machines) watch(x *machine, fresh bool) {
 	x.mu.Lock()
 	x.life++
 	life, spec, begin := x.life, x.spec, time.Now()
@@ -201,7 +208,11 @@ func (m *Machines) watch(x *machine) {
 			if !answered && m.hv.Answers(spec) && current() {
 				answered = true
 				x.mu.Lock()
-				x.state, x.since, x.booted = "on", time.Now(), time.Since(begin)
+				x.state, x.since = "on", time.Now()
+				if fresh {
+					x.booted = time.Since(begin)
+					_ = os.WriteFile(m.bootFile(spec.ID), []byte(x.booted.String()), 0o600)
+				}
 				x.mu.Unlock()
 				log.Printf("%s: answers at %s after %.1f s", x.label(), spec.Address, time.Since(begin).Seconds())
 				m.observe(spec.ID, Booted)
@@ -237,7 +248,7 @@ func (m *Machines) Freeze(id string, on bool) <-chan error {
 			x.set("frozen")
 		} else {
 			x.set("booting")
-			m.watch(x)
+			m.watch(x, false)
 		}
 		return nil
 	})

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154  # root is set by run
 # What both the quick path (run) and the long way (prepare.sh) need.
 
 say() { printf 'toolchain: %s\n' "$*" >&2; }

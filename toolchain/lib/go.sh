@@ -75,7 +75,7 @@ fetch_go() {
 module_sources() {
   local setting=${GOPROXY:-} file=${GOENV:-${XDG_CONFIG_HOME:-${HOME:-}/.config}/go/env}
   if [[ -z $setting && -f $file ]]; then setting=$(sed -n 's/^GOPROXY=//p' "$file"); fi
-  tr ',|' '\n\n' <<<"$setting" | grep -E '^(https?|file)://' | sed 's#/*$##' || true
+  tr -s ',|' '\n' <<<"$setting" | grep -E '^(https?|file)://' | sed 's#/*$##' || true
   echo https://go.dev/dl/mod
 }
 

@@ -4,7 +4,7 @@
 # without a word, where one on PATH would be announced with a warning.
 
 vsphere_plugin_key() { key_of "$GO_RECIPE" -- "$here/vsphere"; }
-providers_key() { key_of "$GO_RECIPE" -- "$here/providers"; }
+providers_key() { key_of "$GO_RECIPE" -- "$here"/providers/{go.mod,go.sum,cmd,remote,random}; }
 
 plugins_key() {
   key_of "$(vsphere_plugin_key)" "$(providers_key)" "$COMMAND_VERSION" "$RANDOM_VERSION" "$VSPHERE_VERSION" "$1"
@@ -22,6 +22,7 @@ prepare_plugins() {
   if published_vsphere && make_home published "$pulumi" download_plugins; then return; fi
   # The npm SDK may know more than the plugin built here, so both are ours then.
   if published_vsphere; then
+    # shellcheck disable=SC2034  # read by published_vsphere
     vsphere_is_published=no
     prepare_vsphere_sdk || return
   fi
@@ -51,11 +52,11 @@ build_providers() {
   go_build "$here/providers" "$1/pulumi-resource-random" ./cmd/pulumi-resource-random
 }
 
-# The plugin embeds the schema, which Go allows only from its own directory.
+# The plugin embeds the schema, which Go allows only from below its own directory.
 build_vsphere_plugin() {
   find_go
   cp -r "$here/vsphere" "$1/source"
-  cp "$(entry_of vsphere-schema "$(schema_key)")/schema.json" "$1/source/cmd/pulumi-resource-vsphere/"
+  cp "$(entry_of vsphere-schema "$(schema_key)")/schema.json" "$1/source/cmd/pulumi-resource-vsphere/schema/"
   go_build "$1/source" "$1/pulumi-resource-vsphere" ./cmd/pulumi-resource-vsphere
   rm -r "$1/source"
 }

@@ -2,17 +2,12 @@
 # shellcheck disable=SC2154  # root, here, cache, lab, node_only are set by run
 # The long way: makes every missing piece, then notes that all are there.
 
-# shellcheck source-path=SCRIPTDIR
+# shellcheck source-path=SCRIPTDIR/..
 source "$here/lib/cache.sh"
-# shellcheck source-path=SCRIPTDIR
 source "$here/lib/node.sh"
-# shellcheck source-path=SCRIPTDIR
 source "$here/lib/go.sh"
-# shellcheck source-path=SCRIPTDIR
 source "$here/lib/pulumi.sh"
-# shellcheck source-path=SCRIPTDIR
 source "$here/lib/vsphere.sh"
-# shellcheck source-path=SCRIPTDIR
 source "$here/lib/plugins.sh"
 
 # prepare READY: makes everything and writes the file READY.
@@ -50,7 +45,12 @@ write_ready() {
     if ! $node_only; then
       pulumi_directory | sed 's/^/path=/'
       plugins_home | sed 's/^/home=/'
-      if $lab; then echo "path=$(entry_of vcenter "$(vcenter_key)")/bin"; fi
+      if $lab; then
+        echo "path=$(entry_of vcenter "$(vcenter_key)")/bin"
+        # The lab's tests use Go themselves.
+        find_go
+        if [[ $go != "$(command -v go)" ]]; then echo "path=${go%/*}"; fi
+      fi
     fi
   } >"$ready.part"
   mv -f "$ready.part" "$ready"
@@ -68,7 +68,9 @@ fail_jobs() {
 
 # A job's children first: the Go command does not always end with its parent.
 kill_tree() {
-  local child
-  for child in $(cat /proc/"$1"/task/*/children 2>/dev/null); do kill_tree "$child"; done
+  local children child
+  # There is no end of line, which read reports as a failure.
+  read -ra children < <(cat /proc/"$1"/task/*/children 2>/dev/null) || true
+  for child in "${children[@]}"; do kill_tree "$child"; done
   kill "$1" 2>/dev/null || true
 }

@@ -50,7 +50,7 @@ place_vsphere_sdk() {
 }
 
 pack_vsphere_sdk() {
-  cd "$root"
+  cd "$root" || return
   npm pack "@pulumi/vsphere@$VSPHERE_VERSION" --pack-destination "$1" --ignore-scripts
   tar -xzf "$1"/*.tgz -C "$1" --strip-components=1
   rm "$1"/*.tgz

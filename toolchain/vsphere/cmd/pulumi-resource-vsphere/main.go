@@ -1,16 +1,27 @@
-// Command pulumi-resource-vsphere is the plugin. schema.json is written beside
-// this file by tfgen in the directory of the build and is not committed.
+// Command pulumi-resource-vsphere is the plugin behind the npm package
+// @pulumi/vsphere, for machines that cannot download the published one.
 package main
 
 import (
-	_ "embed"
+	"embed"
+	"fmt"
+	"os"
 
 	"github.com/pulumi/pulumi-terraform-bridge/v3/pkg/tfbridge"
 
 	"fleet.test/toolchain/vsphere/info"
 )
 
-//go:embed schema.json
-var schema []byte
+// generated holds schema.json once the build has put it there.
+//
+//go:embed schema
+var generated embed.FS
 
-func main() { tfbridge.Main(info.Name, info.Version, info.Provider(), schema) }
+func main() {
+	schema, err := generated.ReadFile("schema/schema.json")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "pulumi-resource-vsphere was built without its schema; build it by toolchain/run")
+		os.Exit(1)
+	}
+	tfbridge.Main(info.Name, info.Version, info.Provider(), schema)
+}

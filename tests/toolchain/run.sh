@@ -111,6 +111,18 @@ test_leaves_an_old_pulumi() {
   try 0 bash "$clone/toolchain/run" sh -c 'pulumi version' && saying v3.250.0
 }
 
+test_fetches_the_vendors_pulumi() {
+  filled_cache
+  rm -r "$scratch"/cache/entries/pulumi-*
+  mkdir -p "$scratch/release/pulumi"
+  printf '#!/bin/sh\necho v3.250.0\n' | tee "$scratch/release/pulumi/pulumi" >"$scratch/release/pulumi/pulumi-language-nodejs"
+  chmod +x "$scratch"/release/pulumi/*
+  tar -czf "$scratch/release/pulumi-v3.250.0-linux-$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/').tar.gz" -C "$scratch/release" pulumi
+  put go 'exit 1'
+  try 0 env FLEET_PULUMI_RELEASES="file://$scratch/release" bash "$clone/toolchain/run" sh -c 'head -n1 "$(command -v pulumi)"' &&
+    saying '#!/bin/sh'
+}
+
 # Where npm and the vendor can be reached nothing is built: there is no Go at all.
 test_takes_what_is_published() {
   mkdir -p "$scratch/published/package"
@@ -196,6 +208,7 @@ check "restores a vSphere SDK that npm has removed" test_restores_the_sdk
 check "refuses an old Node.js" test_refuses_an_old_node
 check "takes the user's pulumi" test_takes_the_users_pulumi
 check "leaves a pulumi that is too old" test_leaves_an_old_pulumi
+check "fetches the vendor's pulumi" test_fetches_the_vendors_pulumi
 check "takes what is published, without Go" test_takes_what_is_published
 check "ends its builds when interrupted" test_ends_its_builds_when_interrupted
 check "waits for another run" test_waits_for_another_run

@@ -32,6 +32,7 @@ make_pulumi() {
   local bin=$1/bin
   mkdir "$bin"
   if [[ ${FLEET_TOOLCHAIN:-auto} == auto ]] && download_pulumi "$bin"; then return; fi
+  rm -rf "${bin:?}"/*
   find_go
   touch "$bin/.built-from-source"
   local sdk=github.com/pulumi/pulumi/sdk/v3

@@ -3,10 +3,10 @@ export interface HostFile {
   readonly path: string;
   /** Octal permission, default 0644. */
   readonly mode?: string;
-  /** Name or number, default root. */
-  readonly owner?: string;
-  /** Name or number, default root. */
-  readonly group?: string;
+  /** Name, or a number where the account may not exist yet; default root. */
+  readonly owner?: string | number;
+  /** Name, or a number where the account may not exist yet; default root. */
+  readonly group?: string | number;
   readonly text: string;
 }
 

@@ -50,7 +50,7 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
   const unit = siteUnit(site);
   const directory = `/etc/fleet/php/${site.name}`;
   const extensions = [...build.pecl.map((p) => p.name)];
-  const own = { owner: "root", group: String(site.uid), mode: "0640" };
+  const own = { owner: "root", group: site.uid, mode: "0640" };
   const common = { name: site.name, unit, vip, port: site.port, uid: site.uid, artefact: build.artefact, version: build.release };
   const service = {
     ...common,

@@ -2,6 +2,7 @@
 import { spawnSync } from "child_process";
 import * as fs from "fs";
 import * as path from "path";
+import * as tty from "tty";
 import { Command, InvalidArgumentError } from "commander";
 import Table from "cli-table3";
 import * as fleet from "./fleet";
@@ -148,13 +149,15 @@ async function attach(device: string): Promise<void> {
   const terminal = fs.openSync(device, "r+");
   process.stderr.write(`lab: on ${device}; Ctrl-] leaves, Enter shows a prompt\n`);
   process.stdin.setRawMode(true);
-  const output = fs.createReadStream("", { fd: terminal, autoClose: false });
+  // Not a file stream: its blocking read would keep this process from ending.
+  const output = new tty.ReadStream(terminal);
   output.pipe(process.stdout);
   await new Promise<void>((resolve) => {
     process.stdin.on("data", (data: Buffer) => (data.includes(0x1d) ? resolve() : fs.writeSync(terminal, data)));
   });
   process.stdin.setRawMode(false);
-  process.exit(0); // a pending read of the terminal would keep the process
+  output.destroy();
+  process.stdin.destroy();
 }
 
 cli.parseAsync().catch((error: unknown) => {

@@ -17,6 +17,8 @@ prepare() {
   lock_directory "$cache" "another run is filling $cache"
   # Under the lock nobody else writes here: what a killed run left is rubbish.
   rm -rf "$cache"/entries/*.part "$cache"/ready/*.part
+  # The CLI keeps a log of every run for ever.
+  find "$cache"/entries/home-*/logs -type f -mtime +7 -delete 2>/dev/null || true
   trap 'stop_jobs; exit 130' INT TERM HUP
   export root here cache
   if ! $node_only; then

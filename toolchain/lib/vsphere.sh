@@ -8,7 +8,7 @@ published_vsphere() {
   if [[ -z ${vsphere_is_published:-} ]]; then
     vsphere_is_published=no
     if [[ ${FLEET_TOOLCHAIN:-auto} == auto ]] &&
-      [[ $(cd "$root" && npm view "@pulumi/vsphere@$VSPHERE_VERSION" version 2>/dev/null) == "$VSPHERE_VERSION" ]]; then
+      [[ $(cd "$root" && npm view "@pulumi/vsphere@$VSPHERE_VERSION" version --fetch-retries=0 --fetch-timeout=20000 2>/dev/null) == "$VSPHERE_VERSION" ]]; then
       vsphere_is_published=yes
     fi
   fi

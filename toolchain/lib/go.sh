@@ -3,7 +3,7 @@
 # Go: the user's when it can do, otherwise the toolchain's own module.
 
 # Where installers put Go without touching PATH.
-GO_PLACES=(/usr/local/go/bin/go /usr/lib/go/bin/go "${HOME:-/root}/sdk/go$GO_VERSION/bin/go")
+GO_PLACES=(/usr/local/go/bin/go /usr/lib/go/bin/go "${HOME:-}/sdk/go$GO_VERSION/bin/go")
 
 # Sets `go`, the command to build with. Older ones since 1.21 fetch the version
 # that is asked for by themselves, checked against Go's checksum database.

@@ -25,7 +25,7 @@ export function builderTargets(stack: string): string[] {
   const urn = `urn:pulumi:${stack}::fleet::`;
   return [
     `${urn}pulumi:providers:**`,
-    `${urn}random:index/randomBytes:RandomBytes::secret-digests`,
+    `${urn}random:index/randomPassword:RandomPassword::secret-digests`,
     `${urn}vsphere:index/**::fleet`,
     `${urn}hosting:php:PhpBuilder::**`,
     `${urn}hosting:php:PhpBuilder$**`,

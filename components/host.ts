@@ -44,7 +44,7 @@ export class Host extends pulumi.ComponentResource {
   readonly connection: pulumi.Output<command.types.input.remote.ConnectionArgs>;
   /** Public host key that the VM must present. */
   readonly hostKey: pulumi.Output<string>;
-  readonly nodes: { readonly vm: vsphere.VirtualMachine; readonly seed: random.RandomBytes };
+  readonly nodes: { readonly vm: vsphere.VirtualMachine; readonly seed: random.RandomPassword };
 
   constructor(tier: string, args: HostArgs, opts: pulumi.ComponentResourceOptions = {}) {
     const { machine, config, placement } = args;
@@ -53,8 +53,9 @@ export class Host extends pulumi.ComponentResource {
     const template = placement.templates[machine.debian];
     if (!template) throw new Error(`no template of ${machine.debian} was looked up for ${machine.name}`);
 
-    const seed = new random.RandomBytes(`${tier}-key-${machine.name}`, { length: 32 }, child);
-    const key = seed.base64.apply((s) => hostKeyFromSeed(s, machine.name));
+    // Not RandomBytes: its value is its ID too, and IDs are never encrypted in the state.
+    const seed = new random.RandomPassword(`${tier}-key-${machine.name}`, { length: 64, special: false }, child);
+    const key = seed.result.apply((s) => hostKeyFromSeed(s, machine.name));
     const encode = (text: pulumi.Input<string>): pulumi.Output<string> =>
       pulumi.output(text).apply((t) => Buffer.from(t).toString("base64"));
     const cloudInit = pulumi

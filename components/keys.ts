@@ -1,4 +1,4 @@
-import { createHmac, createPrivateKey, createPublicKey } from "crypto";
+import { createHash, createHmac, createPrivateKey, createPublicKey } from "crypto";
 import * as sshpk from "sshpk";
 
 /** DER header of an ed25519 private key in PKCS #8 (RFC 8410); the 32 bytes of the seed follow it. */
@@ -15,11 +15,11 @@ export interface HostKey {
 /**
  * The ed25519 key pair of a seed, always the same one: so the key is known before the machine
  * exists, and the first connection is already checked against it.
- * @param seed 32 random bytes in base64.
+ * @param seed a random text of at least 256 bits.
  */
 export function hostKeyFromSeed(seed: string, comment: string): HostKey {
-  const bytes = Buffer.from(seed, "base64");
-  if (bytes.length !== 32) throw new Error(`a host key needs a seed of 32 bytes, not ${bytes.length}`);
+  if (seed.length < 43) throw new Error(`a host key needs a seed of 256 bits, 43 characters or more, not ${seed.length}`);
+  const bytes = createHash("sha256").update(seed).digest();
   const key = createPrivateKey({ key: Buffer.concat([pkcs8Ed25519, bytes]), format: "der", type: "pkcs8" });
   const publicPem = createPublicKey(key).export({ format: "pem", type: "spki" }).toString();
   const privatePem = key.export({ format: "pem", type: "pkcs8" }).toString();

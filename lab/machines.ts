@@ -138,6 +138,7 @@ function endStrays(): void {
       }
       if (pids.length === 0) {
         for (const group of groups.reverse()) ask("rmdir", [path.join(group.parentPath, group.name)]);
+        ask("rmdir", [root]);
         break;
       }
       ask("sleep", ["0.1"]);

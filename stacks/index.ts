@@ -21,7 +21,7 @@ function load(): ReturnType<typeof loadFleet> {
 }
 
 const { fleet, secrets } = load();
-const digestSeed = new random.RandomBytes("secret-digests", { length: 32 });
+const digestSeed = new random.RandomPassword("secret-digests", { length: 64, special: false });
 const sessions = fleet.sites.map((site) => {
   const { redis, memcached } = fleet.config;
   const store = { redis: redis && { ...redis, password: secrets.redisPassword }, memcached };
@@ -36,7 +36,7 @@ const platform: Platform = {
     tlsPrivateKey: pulumi.secret(secrets.tlsPrivateKey),
     ...Object.fromEntries(sessions),
   },
-  digestKey: digestSeed.hex,
+  digestKey: digestSeed.result,
 };
 createMutualised(platform);
 createDedicated(platform);

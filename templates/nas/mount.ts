@@ -9,13 +9,18 @@ export const sitesDirectory = "/srv/sites";
 /** Path under which a NAS VM keeps and exports the sites. */
 export const nasSitesDirectory = "/srv/fleet/sites";
 
-/** Mount of the sites' files. Hard, because a soft mount loses writes; nothing on it gains privileges. */
+/**
+ * Mount of the sites' files. Hard, because a soft mount loses writes; nothing on it gains privileges.
+ * Only what is there is remembered, never that a name is not: else a file that one PHP VM writes
+ * does not exist for the others for up to a minute, and installers fail that write their
+ * configuration in one request and read it in the next.
+ */
 export function mountPart(nas: NonNullable<Fleet["config"]["nas"]>, access: "rw" | "ro"): Partial<HostContent> {
   const extra = nas.kind === "appliance" ? nas.mountOptions : [];
   const view = {
     server: nas.address,
     export: nas.kind === "appliance" ? nas.export : nasSitesDirectory,
-    options: ["vers=4.2", "hard", "nosuid", "nodev", "noatime", access, ...extra].join(","),
+    options: ["vers=4.2", "hard", "nosuid", "nodev", "noatime", "lookupcache=pos", access, ...extra].join(","),
   };
   const unit = "srv-sites.mount";
   return {

@@ -23,7 +23,7 @@ class Visitor {
   }
 
   private async fetch(page: string, ...options: string[]): Promise<string> {
-    const { code, out, err } = await curl(this.base + page, "-L", "--post302", "-b", this.jar, "-c", this.jar, ...options);
+    const { code, out, err } = await curl(this.base + page, "-L", "-b", this.jar, "-c", this.jar, ...options);
     if (code !== 0) throw new Error(`${this.base}${page}: ${err}`);
     return out;
   }

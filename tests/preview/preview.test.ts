@@ -110,7 +110,7 @@ function preview(stack: string, edit: (config: Record<string, unknown>) => void 
   fs.writeFileSync(file, YAML.stringify({ encryptionsalt, config }, { aliasDuplicateObjects: false }));
   const secrets = {
     "vsphere:password": password,
-    "fleet:secrets.sshPrivateKey": hostKeyFromSeed(Buffer.alloc(32, 3).toString("base64"), "operator").privateKey,
+    "fleet:secrets.sshPrivateKey": hostKeyFromSeed("3".repeat(64), "operator").privateKey,
     "fleet:secrets.tlsCertificate": "a certificate",
     "fleet:secrets.tlsPrivateKey": "a key",
     "fleet:secrets.redisPassword": "a password",

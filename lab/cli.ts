@@ -73,6 +73,15 @@ cli
     spawnSync("tail", options.follow ? ["-n", "100", "-F", file] : ["-n", "+1", file], { stdio: "inherit" });
   });
 
+cli
+  .command("pulumi [arguments...]")
+  .description("pulumi on the lab's stack, with its backend and configuration")
+  .allowUnknownOption()
+  .passThroughOptions()
+  .action(async (words: string[]) => {
+    process.exitCode = await fleet.pulumiVerb(words);
+  });
+
 const verbs: [verb: string, description: string][] = [
   ["start", "power a machine on"],
   ["stop", "ask a machine to shut down, and wait"],

@@ -9,7 +9,7 @@ import * as YAML from "yaml";
 import type { Facts } from "./facts";
 import { labPaths, labRoot, repoRoot } from "./paths";
 import { LabError, run, step, writeAtomic } from "./shell";
-import { machines, type Machine } from "./vcenter";
+import { machines, removeVm, type Machine } from "./vcenter";
 
 const stackName = "lab";
 /** A project directory of the lab's own, so that no command writes into the checkout. */
@@ -92,6 +92,31 @@ function removeStaleLocks(): void {
   }
 }
 
+/** State of the stack, as far as the lab looks into it. */
+interface Deployment {
+  readonly pending_operations?: readonly {
+    readonly type: string;
+    readonly resource: { readonly type: string; readonly inputs?: { readonly name?: string } };
+  }[];
+}
+
+/**
+ * Makes good what an interrupted run left: a VM that was being cloned is in the inventory but not in
+ * the state, so it is removed and will be cloned again; the state forgets the operation.
+ */
+async function settleInterrupted(stack: Stack): Promise<void> {
+  const { deployment } = (await stack.exportStack()) as { deployment: Deployment | null };
+  const pending = deployment?.pending_operations ?? [];
+  if (pending.length === 0) return;
+  await step(`settling ${pending.length} interrupted operations`, async () => {
+    for (const { type, resource } of pending) {
+      const name = resource.inputs?.name;
+      if (type === "creating" && resource.type === "vsphere:index/virtualMachine:VirtualMachine" && name) await removeVm(name);
+    }
+    await stack.refresh({ configFile, clearPendingCreates: true });
+  });
+}
+
 const urnName = (urn: string): string => urn.slice(urn.lastIndexOf("::") + 2);
 const urnType = (urn: string): string => (urn.split("::")[2] ?? "").split("$").at(-1) ?? "";
 
@@ -148,6 +173,7 @@ export async function up(): Promise<void> {
   const stack = await labStack();
   const progress = new Progress(hostNames(YAML.parse(fs.readFileSync(configFile, "utf8"))));
   fs.rmSync(upLog, { force: true });
+  await settleInterrupted(stack);
   await step("pulumi up", async () => {
     try {
       await stack.up({

@@ -101,6 +101,11 @@ export async function order(name: string, verb: string, query: Record<string, st
   return ask("POST", `/machines/${encodeURIComponent(name)}/${verb}${text ? `?${text}` : ""}`);
 }
 
+/** Takes a VM out of the inventory; one that is not there is no error. */
+export async function removeVm(name: string): Promise<void> {
+  await ask("DELETE", `/inventory/${encodeURIComponent(name)}`);
+}
+
 export interface MachineSpec {
   name: string;
   uuid: string;

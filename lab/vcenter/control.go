@@ -47,6 +47,9 @@ func (c *control) serve(socket string) error {
 		result, err := c.act(r.PathValue("name"), r.PathValue("verb"), r)
 		answer(w, result, err)
 	})
+	mux.HandleFunc("DELETE /inventory/{name}", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, nil, c.remove(r.PathValue("name")))
+	})
 	mux.HandleFunc("POST /quit", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, nil)
 		c.quit <- r.URL.Query().Get("machines") == "stop"
@@ -122,6 +125,29 @@ func (c *control) setPower(id string, state types.VirtualMachinePowerState, othe
 		}
 		return nil
 	})
+}
+
+// remove takes a VM out of the inventory, as an administrator would whose run was interrupted while it was cloned.
+func (c *control) remove(name string) error {
+	inv := c.power.inv
+	for _, vm := range inv.vms() {
+		if vm.Name != name {
+			continue
+		}
+		off := types.VirtualMachinePowerStatePoweredOff
+		if vm.Runtime.PowerState != off {
+			if err := c.setPower(vm.Self.Value, off, func() error { return nil }); err != nil {
+				return err
+			}
+		}
+		vm.DestroyTask(inv.context(), &types.Destroy_Task{This: vm.Self})
+		for end := time.Now().Add(10 * time.Second); inv.registry().Get(vm.Self) != nil; time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(end) {
+				return errors.New(name + " could not be removed from the inventory")
+			}
+		}
+	}
+	return nil
 }
 
 func answer(w http.ResponseWriter, result any, err error) {

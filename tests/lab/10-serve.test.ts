@@ -3,7 +3,8 @@ import * as os from "os";
 import * as path from "path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { labPaths } from "../../lab/paths";
-import { curl, ipvs, liveDirector, on, pulumi, run, status, type Status } from "./lab";
+import { machines } from "../../lab/vcenter";
+import { curl, ipvs, liveDirector, on, pulumi, status, type Status } from "./lab";
 
 /** A page of a site with its cookies kept in a jar of its own. */
 class Visitor {
@@ -159,13 +160,8 @@ describe("DokuWiki, from Debian's source archive", () => {
     for (let i = 0; i < 8; i++) expect(await visitor.get("/doku.php?id=start")).toContain("Logged in as");
     const after = await connections();
     for (const server of ["10.77.0.31", "10.77.0.32"]) expect(after[server], server).toBeGreaterThan(before[server] ?? 0);
-    const keys = await run("bash", [
-      "lab/lab",
-      "ssh",
-      "annex",
-      "redis-cli --no-auth-warning -a \"$(sudo cat /etc/redis/password 2>/dev/null || sudo awk '$1==\"requirepass\"{print $2}' /etc/redis/redis.conf)\" --scan --pattern 'wiki:*'",
-    ]);
-    expect(keys.out).toContain("wiki:");
+    const ask = `sudo awk '$1 == "requirepass" { print "AUTH", $2; print "KEYS wiki:*" }' /etc/redis/annex.conf | redis-cli`;
+    expect(await on("annex", ask)).toContain("wiki:");
   });
 
   it("shows the login form to a visitor who is not logged in", async () => {
@@ -196,6 +192,12 @@ describe("the directors", () => {
     expect(await on(live, "ip -4 -o address show dev eth0")).toContain("10.77.0.101/32");
     expect(await on(other, "ip -4 -o address show dev eth0")).not.toContain("10.77.0.10");
   });
+});
+
+it("the lab with its fleet takes at most 6 GB of memory", async () => {
+  const bytes = (await machines()).reduce((sum, m) => sum + m.MemoryBytes, 0);
+  process.stdout.write(`the lab's machines take ${(bytes / 2 ** 30).toFixed(2)} GB\n`);
+  expect(bytes).toBeLessThan(6 * 2 ** 30);
 });
 
 describe("the program agrees with the machines", () => {

@@ -3,6 +3,7 @@ import * as fs from "fs";
 import * as os from "os";
 import * as path from "path";
 import { configFile, pulumiEnvironment } from "../../lab/fleet";
+import { labPaths } from "../../lab/paths";
 import { network } from "../../lab/settings";
 import { machines, order, type Machine } from "../../lab/vcenter";
 
@@ -28,9 +29,17 @@ export function run(command: string, args: readonly string[], env: Record<string
 }
 
 /** A command on a machine of the fleet as its administrator. */
-export async function on(machine: string, command: string): Promise<string> {
-  const result = await run("bash", ["lab/lab", "ssh", machine, command]);
-  if (result.code !== 0) throw new Error(`${machine}: ${command} ended with ${result.code}: ${result.err}`);
+export async function on(name: string, command: string): Promise<string> {
+  const { Address } = await machine(name);
+  const key = path.join(labPaths.run, "test-key");
+  if (!fs.existsSync(key)) {
+    const { sshPrivateKey } = JSON.parse(fs.readFileSync(labPaths.facts, "utf8")) as { sshPrivateKey: string };
+    fs.writeFileSync(key, sshPrivateKey, { mode: 0o600 });
+  }
+  // Who answers is proved by the program, with the key that each machine was born with.
+  const options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=10"];
+  const result = await run("ssh", ["-i", key, ...options.flatMap((o) => ["-o", o]), `fleet@${Address}`, command]);
+  if (result.code !== 0) throw new Error(`${name}: ${command} ended with ${result.code}: ${result.err}`);
   return result.out;
 }
 

@@ -118,7 +118,7 @@ function sweep(): void {
 
 /** Machines whose vCenter process is gone, for example killed: they are known by their cgroups. */
 function endStrays(): void {
-  for (const root of ["memory/", "freezer/", "unified/", ""].map((tree) => `/sys/fs/cgroup/${tree}${network.namespace}`)) {
+  for (const root of ["memory/", "freezer/", "cpuacct/", "unified/", ""].map((tree) => `/sys/fs/cgroup/${tree}${network.namespace}`)) {
     if (!fs.existsSync(root)) continue;
     for (let round = 0; round < 50; round++) {
       const groups = fs.readdirSync(root, { withFileTypes: true, recursive: true }).filter((entry) => entry.isDirectory());

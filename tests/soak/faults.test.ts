@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from "vitest";
 import { order } from "../../lab/vcenter";
-import { ipvs, liveDirector, ready, revive, sleep, startProbe, status, until, type Seen } from "./lab";
+import { ipvs, liveDirector, ready, revive, sleep, startProbe, status, until, type Seen } from "../lab/lab";
 
 const table: Record<string, Seen> = {};
 

@@ -170,6 +170,17 @@ interface FleetMachine {
 
 /** `pulumi up` of the lab's stack, with progress, and the summary table at the end. */
 export async function up(): Promise<void> {
+  // Whatever reads the stack's outputs or state has pulumi write its salt into the committed file: that is put back.
+  const committedFile = path.join(repoRoot, "Pulumi.lab.yaml");
+  const committed = fs.readFileSync(committedFile);
+  try {
+    await bringUp();
+  } finally {
+    if (!fs.readFileSync(committedFile).equals(committed)) fs.writeFileSync(committedFile, committed);
+  }
+}
+
+async function bringUp(): Promise<void> {
   const stack = await labStack();
   const progress = new Progress(hostNames(YAML.parse(fs.readFileSync(configFile, "utf8"))));
   fs.rmSync(upLog, { force: true });

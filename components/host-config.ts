@@ -4,7 +4,7 @@ import { bundle } from "../templates/bundle";
 import type { HostContent } from "../templates/content";
 import type { Host } from "./host";
 import { secretDigest } from "./keys";
-import { hostProgram, withProgram } from "./programs";
+import { hostProgram, runProgram, withProgram } from "./programs";
 
 /** A PHP build as a VM installs it. */
 export interface Artefact {
@@ -37,9 +37,6 @@ export interface HostConfigArgs {
 /** Debian's own units of what the fleet runs by units of its own. */
 const distributionUnits = ["apache2.service", "keepalived.service", "nfs-server.service"];
 
-/** Starts a program that arrives on standard input: no file, no argument, nothing in a process list. */
-const loader = hostProgram("loader.py.txt").trim();
-const runProgram = `sudo -n /usr/bin/python3 -I -c '${loader}'`;
 /** Nothing is begun on a machine that is still being born; a birth that failed is told as such. */
 const waitForBirth = "sudo -n cloud-init status --wait >/dev/null || { cloud-init status --long >&2; exit 1; }";
 const converge = "sudo -n /usr/bin/python3 -I /usr/local/lib/fleet/converge.py";

@@ -3,7 +3,7 @@ import * as pulumi from "@pulumi/pulumi";
 import type { Machine, PhpBuild } from "../config/model";
 import { artefactPort, builderPart } from "../templates/php/builder";
 import type { Artefact } from "./host-config";
-import { hostProgram, withProgram } from "./programs";
+import { hostProgram, runProgram, withProgram } from "./programs";
 import { createTier, type Member, type Platform } from "./tier";
 
 export interface PhpBuilderArgs {
@@ -38,7 +38,7 @@ export class PhpBuilder extends pulumi.ComponentResource {
         `${name}-php-${build.version}`,
         {
           connection: builder.host.connection,
-          create: `sudo -n /usr/bin/python3 -I -c '${hostProgram("loader.py.txt").trim()}'`,
+          create: runProgram,
           stdin: withProgram(hostProgram("phpbuild.py"), JSON.stringify(buildInput(build, machine.vcpu), null, 1)),
           triggers: [builder.host.nodes.vm.id],
           logging: command.remote.Logging.Stderr,

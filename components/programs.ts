@@ -16,3 +16,6 @@ export function hostProgram(name: string): string {
 export function withProgram(program: string, input: string): string {
   return `${Buffer.byteLength(program)}\n${program}${input}`;
 }
+
+/** Command that runs the program which arrives on standard input: no file, no argument, nothing in a process list. */
+export const runProgram = `sudo -n /usr/bin/python3 -I -c '${hostProgram("loader.py.txt").trim()}'`;

@@ -5,7 +5,7 @@
 # FLEET_PULUMI_RELEASES names another place that has the vendor's archives.
 PULUMI_RELEASES=${FLEET_PULUMI_RELEASES:-https://get.pulumi.com/releases/sdk}
 
-pulumi_key() { key_of "$GO_RECIPE" "$PULUMI_VERSION" "${FLEET_TOOLCHAIN:-auto}" -- "$here/engine/go.mod" "$here/engine/go.sum" "$here/language"; }
+pulumi_key() { key_of "$GO_RECIPE" "$PULUMI_VERSION" "${FLEET_TOOLCHAIN:-auto}" -- "$here/engine/go.mod" "$here/engine/go.sum" "$here/engine/cmd/pulumi-language-nodejs"; }
 
 prepare_pulumi() {
   if usable_pulumi "$(published_pulumi || true)"; then return; fi
@@ -35,11 +35,9 @@ make_pulumi() {
   rm -rf "${bin:?}"/*
   find_go
   touch "$bin/.built-from-source"
-  local sdk=github.com/pulumi/pulumi/sdk/v3
-  local variable=$sdk/go/common/version.Version language
-  language=$(sed -n "s#.*$sdk \\(v[0-9.]*\\).*#\\1#p" "$here/language/go.mod")
-  go_build "$here/language" "$bin/pulumi-language-nodejs" "$sdk/nodejs/cmd/pulumi-language-nodejs" "$variable=$language"
-  go_build "$here/engine" "$bin/pulumi" github.com/pulumi/pulumi/pkg/v3/cmd/pulumi "$variable=v$PULUMI_VERSION"
+  local version=github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v$PULUMI_VERSION
+  go_build "$here/engine" "$bin/pulumi-language-nodejs" ./cmd/pulumi-language-nodejs "$version"
+  go_build "$here/engine" "$bin/pulumi" github.com/pulumi/pulumi/pkg/v3/cmd/pulumi "$version"
   usable_pulumi "$bin/pulumi"
 }
 

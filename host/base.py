@@ -230,6 +230,19 @@ def fetch(item: dict, place: str) -> None:
     raise Failed(f"artefact {item['name']} cannot be had:\n" + "\n".join(reasons))
 
 
+def seal(directory: str) -> None:
+    """Note what was brought, so that an edit by hand is found."""
+    if os.path.exists(f"{PROGRAMS}/drift.py"):
+        run(["python3", "-IB", f"{PROGRAMS}/drift.py", "seal", directory])
+
+
+def install_programs(wanted: dict[str, str]) -> list[str]:
+    written = [name for name in wanted if write(f"{PROGRAMS}/{name}", wanted[name], 0o755)]
+    if written:
+        seal(PROGRAMS)
+    return written
+
+
 def install_artefact(item: dict) -> str:
     """Unpack beside, then rename. What is there under the name was checked when it came."""
     target = f"{ARTEFACTS}/{item['name']}"
@@ -243,6 +256,7 @@ def install_artefact(item: dict) -> str:
         fetch(item, packed)
         run(["tar", "--zstd", "-xf", packed, "-C", aside, "--no-same-owner"])
         write(f"{aside}/{MARKER}", item["sha256"] + "\n", 0o644)
+        seal(aside)
         os.sync()
         os.rename(aside, target)
     finally:
@@ -264,8 +278,7 @@ def bring(wanted: dict) -> dict:
     step("packages", install_packages(wanted.get("packages", [])))
     step("disabled", disable_units(wanted.get("disable", [])))
     step("filesystems", {item["label"]: make_filesystem(item) for item in wanted.get("filesystems", [])})
-    programs = wanted.get("programs", {})
-    step("programs", [name for name in programs if write(f"{PROGRAMS}/{name}", programs[name], 0o755)])
+    step("programs", install_programs(wanted.get("programs", {})))
     step("artefacts", {item["name"]: install_artefact(item) for item in wanted.get("artefacts", [])})
     return report
 

@@ -25,7 +25,14 @@ RECORDS = {
     "link": {"path": (str,), "target": (str,)},
     "check": {"name": (str,), "argv": (list,), "user": (NAME, 0), "group": (NAME, 0), "paths": (list, [])},
     "action": {"name": (str,), "argv": (list,), "paths": (list,)},
-    "unit": {"name": (str,), "reload": (list, []), "restart": (list, []), "start": (bool, True)},
+    "rollout": {
+        "address": (str,), "responder": (str,), "services": (list,), "balancers": (list,), "minimumServers": (int,), "drainSeconds": (int,),
+        "minHealthySeconds": (int,), "healthyDeadlineSeconds": (int,), "confirmSeconds": (int,),
+    },
+    "unit": {
+        "name": (str,), "reload": (list, []), "restart": (list, []), "start": (bool, True), "drain": (bool, False),
+    },
+    "service": {"name": (str,), "servers": (list,)},
     "probe": {
         "name": (str,), "kind": (str,), "within": (int, 20), "url": (str, ""), "host": (str, ""),
         "status": (list, [200]), "contains": (str, ""), "address": (str, ""), "port": (int, 0),
@@ -51,9 +58,11 @@ class Bundle:
     host: str = ""
     text: bytes = b""
     entries: dict[str, dict] = field(default_factory=dict)  # by path: files, secrets and links
+    rollout: dict | None = None
     checks: list[dict] = field(default_factory=list)
     actions: list[dict] = field(default_factory=list)
     units: list[dict] = field(default_factory=list)
+    services: list[dict] = field(default_factory=list)  # that this machine balances
     probes: list[dict] = field(default_factory=list)
 
 
@@ -142,6 +151,10 @@ def parse(data: bytes, generation: str | None = None) -> Bundle:
             bundle.host = fields["host"]
             if fields["format"] != 1 or number != 1:
                 mistakes.append(f"line {number}: @bundle must be the first line and have format 1")
+        elif kind == "rollout":
+            if bundle.rollout:
+                mistakes.append(f"line {number}: @rollout is given twice")
+            bundle.rollout = fields
         elif kind in ("file", "secret", "link"):
             if fields["path"] in bundle.entries:
                 mistakes.append(f"line {number}: {fields['path']} is given twice")

@@ -1,25 +1,32 @@
 #!/usr/bin/python3
 """converge: make this machine what one bundle says, whole or not at all.
 
-    converge.py apply     bundle on stdin; check, switch, reload, prove, report
+    converge.py apply     bundle on stdin; check, drain, switch, reload, prove, report
+    converge.py gate      {generation, holdSeconds} on stdin, over a connection of its own: prove the
+                          generation for longer, take requests again, and settle it; with holdSeconds,
+                          it stays unsettled for so long, until a last gate without
+    converge.py leave     {peers, seconds, patience} on stdin; before a reboot: take this machine out of its services,
+                          once no other of its tier is away; it comes back by itself after the seconds
+    converge.py watch     go back when a change is not settled in time; systemd runs it
     converge.py secrets   secret contents on stdin; stored for the next apply
-    converge.py diff      hand edits of managed files as a unified diff
-    converge.py status    what is live, as JSON
+    converge.py drift     how this machine differs from its live generation; reads only
+    converge.py status    what is live, and how it fares
 
 The files of a bundle live in /var/lib/fleet/generations/<sha256 of the bundle>/etc/...; every
 managed path in /etc is a symbolic link through /var/lib/fleet/current, so that one rename of
 `current` changes all of them together. Nothing in /etc is touched before every check has passed
 on a private copy of /etc as it will be. /var/lib/fleet/unsettled names the generations that
-running services may have read; it exists from just before a switch until everything is proved,
-so that an apply that was killed is finished, or taken back, by the next one.
+running services may have read; it exists from before a change until everything is proved, so that
+an apply that was killed is finished, or taken back, by the next one. A bundle with a rollout record
+is only proved when a gate has come back for it: a change that cut the way to this machine, or whose
+program died, is taken back by the watcher.
 
 stdout carries one JSON line, stderr is for people. Exit status: 0 done, 1 failed,
-2 refused (bad input, lock held) or, for diff, differences found.
+2 refused (bad input, lock held) or, for drift, differences found.
 """
 
 from __future__ import annotations
 
-import difflib
 import fcntl
 import http.client
 import json
@@ -35,16 +42,20 @@ from contextlib import contextmanager
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
 
+import drift
 import probes
+import rollout
 import store
-from bundle import SECRET_RECORDS, Bundle, Refused, check_record, parse, read_records
-from plan import changed_paths, plan_units, service_of, touches, unit_commands
+from bundle import ORIGIN, SECRET_RECORDS, Bundle, Refused, check_record, parse, read_records
+from plan import changed_paths, needs_drain, plan_units, service_of, touches, unit_commands
 from store import Failed
 
 RUN = f"{store.ROOT}/run/fleet"
 COMMAND_SECONDS = 120  # limit of one check, action or systemctl call
 PROBE_SECONDS = 5.0  # limit of one try of a probe
 MAX_LINES = 20  # of a command's output in a message
+LOCK_SECONDS = 120  # that a gate waits for another converge to end
+WATCHER = "fleet-watch.service"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -190,6 +201,22 @@ def problem(probe: dict) -> str:
     return ""
 
 
+def stay_healthy(bundle: Bundle, settings: dict) -> None:
+    """Every probe must pass at every look for minHealthySeconds, and begin to within healthyDeadlineSeconds."""
+    limit, since = time.monotonic() + settings["healthyDeadlineSeconds"], None
+    while True:
+        with ThreadPoolExecutor(16) as pool:
+            looks = zip(bundle.probes, pool.map(problem, bundle.probes))
+            failures = [f"probe {probe['name']} failed: {reason}" for probe, reason in looks if reason]
+        now = time.monotonic()
+        if failures and now >= limit:
+            raise Failed("\n".join(failures))
+        since = None if failures else since or now
+        if since and now - since >= settings["minHealthySeconds"]:
+            return
+        time.sleep(0.5)
+
+
 def prove(bundle: Bundle) -> None:
     """Every probe must pass once within its own time; all of them are tried at the same time."""
 
@@ -211,16 +238,21 @@ def prove(bundle: Bundle) -> None:
 
 
 @contextmanager
-def lock():
+def lock(seconds: float = 0):
     """One converge at a time. The file names its holder for the one that is turned away."""
     os.makedirs(RUN, exist_ok=True)
+    limit = time.monotonic() + seconds
     with open(os.open(f"{RUN}/converge.lock", os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as holder:
-        try:
-            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(f"another converge is running: {holder.read().strip()}") from None
+        while True:
+            try:
+                fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= limit:
+                    raise Refused(f"another converge is running: {holder.read().strip()}") from None
+                time.sleep(0.2)
         holder.truncate()
-        holder.write(f"pid {os.getpid()}, since {time.strftime('%H:%M:%S')}")
+        holder.write(f"converge {sys.argv[1]}, pid {os.getpid()}, since {time.strftime('%H:%M:%S')}")
         holder.flush()
         yield
 
@@ -243,12 +275,23 @@ class Report(dict):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def mark(old: Bundle, new: Bundle) -> None:
+    """From here on running services may read either generation."""
+    settings = new.rollout or old.rollout
+    since = dict.fromkeys([*store.unsettled(), old.id, new.id])
+    store.keep_open(list(since), settings and settings["confirmSeconds"])
+
+
+def start_watcher() -> None:
+    if os.path.lexists(f"{store.ROOT}/etc/systemd/system/{WATCHER}"):
+        run(["systemctl", "start", "--no-block", WATCHER], f"start of {WATCHER}")
+
+
 def activate(old: Bundle, new: Bundle, changed: set[str], report: Report, started=()) -> None:
     """Go from one generation to another: links, switch, then what reads the files."""
     store.set_links(new.id)
     report.step("linked")
-    since = dict.fromkeys([*store.unsettled(), old.id, new.id])
-    store.write(store.UNSETTLED, json.dumps(list(since)).encode())
+    mark(old, new)
     report.step("marked")
     os.utime(store.home(new.id))
     store.point(store.CURRENT, f"generations/{new.id}")
@@ -323,29 +366,50 @@ def apply(bundle: Bundle, report: Report) -> None:
             raise Failed(f"{path} is a directory on this machine; move it away")
     check(bundle, now, changed)
     report.step("checked")
-    for name, action in plan(before, bundle, changed).items():
+    planned = plan(before, bundle, changed)
+    for name, action in planned.items():
         say(f"will {action} {name}")
     report.step("planned")
+    settings = bundle.rollout
+    if settings and now != ORIGIN:
+        rollout.check_budget(settings)
+    report.step("budgeted")
     try:
+        if settings and now != ORIGIN:
+            mark(before, bundle)
+            start_watcher()
+            if fragile := needs_drain(planned, before, bundle):
+                say(f"draining for {' '.join(fragile)}")
+                rollout.drain(settings, say)
+        report.step("drained")
         activate(before, bundle, changed, report)
         prove(bundle)
         report.step("probed")
     except BaseException:
         if before.id != bundle.id:
             go_back(bundle, before, changed, report)
+        elif settings:
+            rollout.undrain(settings, wait=False)
         raise
-    settle(report)
+    if settings:
+        store.keep_open(store.unsettled(), settings["confirmSeconds"])
+        start_watcher()
+    else:
+        settle(report)
     report["result"] = "applied"
 
 
 def go_back(candidate: Bundle, before: Bundle, changed: set[str], report: Report) -> None:
     report.step("failed")
+    settings = before.rollout or candidate.rollout
     say(f"going back to {before.id[:12]}")
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     attempted = report["units"]
     started = [name for name, action in attempted.items() if action == "start"]
     try:
+        if settings and not rollout.drained() and needs_drain(plan(candidate, before, changed, started), candidate, before):
+            drain_if_possible(settings)
         activate(candidate, before, changed, report, started)
         prove(before)
         settle(report)
@@ -353,18 +417,86 @@ def go_back(candidate: Bundle, before: Bundle, changed: set[str], report: Report
     except (Failed, OSError) as failure:
         report["result"] = "not reverted"
         say(f"{before.id[:12]} is live again, but: {failure}")
+    if settings:
+        rollout.undrain(settings, wait=False)
     report["units"] = {**attempted, **report["units"]}
+
+
+def drain_if_possible(settings: dict) -> None:
+    """On the way back the old state comes first: what cannot be drained is not waited for."""
+    try:
+        rollout.check_budget(settings)
+        rollout.drain(settings, say)
+    except Failed as failure:
+        say(f"going back without draining: {failure}")
+
+
+def take_back(report: Report) -> None:
+    """Leave an open change for the generation that was proved last."""
+    generations = store.unsettled()
+    back = store.manifest(generations[0])
+    changed = set().union(*(changed_paths(store.manifest(name), back) for name in generations))
+    go_back(store.load(store.live()), store.load(generations[0]), changed, report)
+
+
+def gate(wanted: str, hold: float, report: Report) -> None:
+    """Prove a generation over the connection that this runs on. One that was taken back is applied again."""
+    if store.live() != wanted:
+        if not os.path.isdir(store.home(wanted)):
+            raise Failed(f"generation {wanted[:12]} is not on this machine any more: change it, or run up once more")
+        if store.taken_back() == wanted:  # a gate that turned green now would hide that
+            os.unlink(store.TAKEN_BACK)
+            raise Failed("the change was taken back by this machine itself: nobody reached it in time to settle it")
+        say(f"{wanted[:12]} was taken back; applying it again")
+        apply(store.load(wanted), report)
+    bundle = store.load(wanted)
+    if not (settings := bundle.rollout):
+        raise Failed("a bundle without a rollout record needs no gate")
+    try:
+        stay_healthy(bundle, settings)
+        report.step("healthy")
+        rollout.undrain(settings)
+        report.step("undrained")
+        rollout.check_vip(settings)
+        report.step("reached")
+    except BaseException:
+        if store.unsettled()[:1] not in ([], [wanted]):
+            take_back(report)
+        raise
+    if hold and store.unsettled():
+        store.keep_open(store.unsettled(), hold, held=True)
+        start_watcher()
+    else:
+        settle(report)
+    report["result"] = "held" if hold else "settled"
+
+
+def host_name() -> str:
+    with open(f"{store.ROOT}/etc/hostname", encoding="utf-8") as source:
+        return source.read().strip().split(".")[0]
 
 
 def refuse_other_host(bundle: Bundle) -> None:
     """A bundle that reached the wrong machine must not be applied there."""
+    if host_name() != bundle.host.split(".")[0]:
+        raise Refused(f"the bundle is for {bundle.host}, this machine's /etc/hostname says {host_name()}")
+
+
+def reported(report: Report, work) -> int:
+    """Do the work and print the report, whatever became of it."""
+    status = 1
     try:
-        with open(f"{store.ROOT}/etc/hostname", encoding="utf-8") as source:
-            name = source.read().strip()
-    except FileNotFoundError:
-        return
-    if name.split(".")[0] != bundle.host.split(".")[0]:
-        raise Refused(f"the bundle is for {bundle.host}, this machine's /etc/hostname says {name}")
+        work()
+        status = 0
+    except (Failed, OSError, SystemExit) as failure:
+        reason = str(failure) if not isinstance(failure, SystemExit) else "stopped by a signal"
+        wanted, now = report["generation"], store.live()
+        fate = f"{wanted[:12]} not activated" if now != wanted else f"{wanted[:12]} not proved"
+        report["result"] = report["result"] if report["result"] in ("reverted", "not reverted") else "failed"
+        report["error"] = f"{reason}; {fate}, {now[:12]} stays live"
+        say("\n".join(line for line in f"{report['host']}: {report['error']}".splitlines()[:60]))
+    print(json.dumps(report))
+    return status
 
 
 def apply_verb(data: bytes) -> int:
@@ -372,19 +504,71 @@ def apply_verb(data: bytes) -> int:
     refuse_other_host(bundle)
     report = Report(bundle)
     with lock():
-        status = 1
-        try:
-            apply(bundle, report)
-            status = 0
-        except (Failed, OSError, SystemExit) as failure:
-            reason = str(failure) if not isinstance(failure, SystemExit) else "stopped by a signal"
-            now = store.live()
-            fate = f"{bundle.id[:12]} not activated" if now != bundle.id else f"{bundle.id[:12]} not proved"
-            report["result"] = report["result"] or "failed"
-            report["error"] = f"{reason}; {fate}, {now[:12]} stays live"
-            say("\n".join(line for line in f"{bundle.host}: {report['error']}".splitlines()[:60]))
-        print(json.dumps(report))
-        return status
+        return reported(report, lambda: apply(bundle, report))
+
+
+def gate_verb(data: bytes) -> int:
+    try:
+        order = json.loads(data)
+        wanted, hold = order["generation"], order["holdSeconds"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"a gate needs generation and holdSeconds: {error}") from None
+    with lock(LOCK_SECONDS):
+        report = Report(Bundle(id=wanted, host=host_name()))
+        return reported(report, lambda: gate(wanted, hold, report))
+
+
+def leave(settings: dict, order: dict, report: Report) -> None:
+    rollout.wait_for_peers(order["peers"], order["patience"])
+    store.keep_open(store.unsettled() or [store.live()], order["seconds"])
+    start_watcher()
+    try:
+        rollout.drain(settings, say)
+    except BaseException:
+        rollout.undrain(settings, wait=False)
+        settle(report)
+        raise
+    report["result"] = "drained"
+
+
+def leave_verb(data: bytes) -> int:
+    try:
+        order = {name: json.loads(data)[name] for name in ("peers", "seconds", "patience")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"leave needs peers, seconds and patience: {error}") from None
+    with lock(LOCK_SECONDS):
+        bundle = store.load(store.live())
+        report = Report(bundle)
+        if not bundle.rollout:  # nothing was ever configured here: nobody misses it
+            print(json.dumps(report))
+            return 0
+        return reported(report, lambda: leave(bundle.rollout, order, report))
+
+
+def watch_verb(_: bytes) -> int:
+    while change := store.open_change():
+        if change["deadline"] is None:
+            return 0
+        if change["boot"] != store.boot():  # the machine went down in between: the wait begins again
+            with lock(LOCK_SECONDS):
+                mark(store.load(store.live()), store.load(store.live()))
+            continue
+        left = change["deadline"] - store.clock()
+        if left > 0:
+            time.sleep(min(left, 1))
+            continue
+        with lock(3600):  # a converge that is at work may take its time
+            change = store.open_change()
+            if not change or change["deadline"] > store.clock():
+                continue
+            report = Report(store.load(store.live()))
+            say("the change was not settled in time")
+            if not change["held"] and change["generations"][0] != report["generation"]:
+                store.write(store.TAKEN_BACK, report["generation"].encode())
+            take_back(report)
+            print(json.dumps(report))
+            return 0 if report["result"] == "reverted" else 1
+    return 0
 
 
 def secrets_verb(data: bytes) -> int:
@@ -403,35 +587,36 @@ def secrets_verb(data: bytes) -> int:
     return 0
 
 
-def diff_verb(_: bytes) -> int:
-    if not os.path.islink(store.CURRENT):
-        return 0
-    bundle = store.load(store.live())
-    edits = store.drift(bundle.id)
-    for path, what in edits.items():
-        entry = bundle.entries[path]
-        print(f"# {path}: {what}")
-        if entry["kind"] == "file" and os.path.isfile(store.ROOT + path):
-            with open(store.ROOT + path, encoding="utf-8", errors="replace") as source:
-                found = source.read().splitlines(keepends=True)
-            wanted = entry["content"].decode("utf-8", "replace").splitlines(keepends=True)
-            sys.stdout.writelines(difflib.unified_diff(wanted, found, f"{path} (fleet)", f"{path} (here)"))
-    return 2 if edits else 0
+def drift_verb(_: bytes) -> int:
+    report = {"host": host_name(), "generation": None, "findings": []}
+    if os.path.islink(store.CURRENT):
+        bundle = store.load(store.live())
+        report["generation"] = bundle.id
+        # A change that is not settled yet is no hand edit: its own report tells of it.
+        report["findings"] = [
+            *drift.files(bundle, store.drift(bundle.id)), *drift.units(bundle), *drift.sysctls(bundle),
+            *drift.mounts(bundle), *drift.balanced(bundle, rollout.is_ready), *drift.sealed(),
+        ]  # fmt: skip
+    print(json.dumps(report))
+    return 2 if report["findings"] else 0
 
 
 def status_verb(_: bytes) -> int:
-    if not os.path.islink(store.CURRENT):
-        print(json.dumps({"generation": None}))
-        return 0
-    now = store.live()
-    known = sorted(store.names())
-    print(
-        json.dumps({"generation": now, "unsettled": store.unsettled(), "generations": known, "drift": store.drift(now)})
-    )
+    report = {"host": host_name(), "generation": None, "unsettled": store.unsettled(), "drained": rollout.drained()}
+    report["artefacts"], report["failing"] = drift.installed(drift.SEALED[1]), {}
+    if os.path.islink(store.CURRENT):
+        bundle = store.load(store.live())
+        report["generation"], report["changed"] = bundle.id, int(os.lstat(store.CURRENT).st_mtime)
+        report["failing"] = rollout.failing_checks(bundle.rollout["responder"]) if bundle.rollout else {}
+    print(json.dumps(report))
     return 0
 
 
-VERBS = {"apply": apply_verb, "secrets": secrets_verb, "diff": diff_verb, "status": status_verb}
+VERBS = {
+    "apply": apply_verb, "gate": gate_verb, "leave": leave_verb, "watch": watch_verb,
+    "secrets": secrets_verb, "drift": drift_verb, "status": status_verb,
+}  # fmt: skip
+READING = ("apply", "gate", "leave", "secrets")
 
 
 def main() -> int:
@@ -443,7 +628,7 @@ def main() -> int:
         signal.signal(number, lambda *_: sys.exit(1))  # an exception: the way back is taken
     verb = sys.argv[1]
     try:
-        return VERBS[verb](sys.stdin.buffer.read() if verb in ("apply", "secrets") else b"")
+        return VERBS[verb](sys.stdin.buffer.read() if verb in READING else b"")
     except (Refused, Failed) as failure:
         say(f"converge {verb}: {failure}")
         return 2 if isinstance(failure, Refused) else 1

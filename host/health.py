@@ -5,14 +5,21 @@
     health.py --check FILE  only say whether FILE is right
 
 GET /ready answers 200 when every check passes and the machine is not drained (no /run/fleet/drain),
-503 otherwise, with a JSON object that says which check is at fault. FILE is JSON:
+503 otherwise, with a JSON object that says which check is at fault. GET /healthy does not mind the
+drain. GET /balancer, on a director,
+answers what the kernel's IPVS table holds: {live, services: {"vip:port": {address: {weight, active}}}},
+`live` telling whether this director holds the VIPs. GET /through, on a director, asks each door as a
+visitor would: {live, doors: {"vip:port": what is wrong, or nothing}}; only the answer of a director
+that is not live goes through the VIP. FILE is JSON:
 
     listen, port   where to answer
+    vips           on a director: its virtual addresses
+    doors          on a director: the `vip:port` of its web services
     checks         [{name, kind, ...}]; kind is one of
       http         url, host?, status? ([200])
       tcp          address, port
       fastcgi      address, port, path (FPM's ping.path), asked from 127.0.0.1; unit?: while this
-                   unit does not run the site sleeps, its socket is systemd's, and it is healthy
+                   unit does not run the site sleeps, and systemd must hold its port
       unit         unit: must run
       mount        path: must be a mount point whose server answers
 
@@ -27,6 +34,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -36,6 +44,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
 
+import ipvs
 import probes
 
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
@@ -63,6 +72,30 @@ for line in sys.stdin:
 
 class Refused(Exception):
     """The configuration is wrong."""
+
+
+def holds(address: str) -> bool:
+    """Whether an address is one of this machine's: only then can it be bound."""
+    with socket.socket() as attempt:
+        try:
+            attempt.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def balancer(vips: list[str]) -> dict:
+    return {"live": any(holds(vip) for vip in vips), "services": ipvs.table()}
+
+
+def door_problem(door: str) -> str:
+    """Whether anything answers like a web server; a site's own fault is not the door's."""
+    secure = door.endswith(":443")
+    answers = list(range(200, 500))
+    try:
+        return probes.http_problem(f"http{'s' if secure else ''}://{door}/", "", answers, "", CHECK_SECONDS)
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
 
 
 def mistakes(config: object) -> list[str]:
@@ -104,6 +137,21 @@ def runs(unit: str) -> bool:
     return os.path.islink(f"{UNITS}/invocation:{unit}")
 
 
+def listening() -> set[tuple[str, int]]:
+    """Addresses and ports that somebody listens on: the first part of the kernel's table. Connecting
+    would wake the site."""
+    found = set()
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        next(table)
+        for line in table:
+            _, local, _, state, *_ = line.split()
+            if state != "0A":
+                break
+            address, port = local.split(":")
+            found.add((socket.inet_ntoa(bytes.fromhex(address)[::-1]), int(port, 16)))
+    return found
+
+
 def check_unit(check: dict) -> str:
     return "" if runs(check["unit"]) else f"{check['unit']} does not run"
 
@@ -118,7 +166,8 @@ def check_tcp(check: dict) -> str:
 
 def check_fastcgi(check: dict) -> str:
     if "unit" in check and not runs(check["unit"]):
-        return ""
+        place = check["address"], check["port"]
+        return "" if place in listening() else "nobody listens on {}:{}".format(*place)
     return probes.fastcgi_problem(check["address"], check["port"], check["path"], "pong", CHECK_SECONDS)
 
 
@@ -169,7 +218,8 @@ class Health:
 
     def use(self, config: dict) -> None:
         with self.turn:
-            self.checks, self.seen = config.get("checks", []), 0.0
+            self.checks, self.vips, self.seen = config.get("checks", []), config.get("vips", []), 0.0
+            self.doors = config.get("doors", [])
             for check in self.checks:
                 if check["kind"] == "mount":
                     self.probers.setdefault(check["path"], MountProber())
@@ -193,10 +243,11 @@ class Health:
                 self.seen = time.monotonic()
             return self.results
 
-    def answer(self) -> tuple[int, dict]:
+    def answer(self, path: str) -> tuple[int, dict]:
         results, drained = self.look(), os.path.exists(DRAIN)
-        ready = not drained and not any(results.values())
-        return 200 if ready else 503, {
+        healthy = not any(results.values())
+        ready = healthy and not drained
+        return 200 if ready or (healthy and path == "/healthy") else 503, {
             "ready": ready,
             "drained": drained,
             "checks": {name: reason or "ok" for name, reason in results.items()},
@@ -208,7 +259,15 @@ def handler(health: Health) -> type[BaseHTTPRequestHandler]:
         timeout = 5  # seconds for a client to ask
 
         def do_GET(self) -> None:
-            status, answer = health.answer() if self.path == "/ready" else (404, {"error": "ask for /ready"})
+            if self.path in ("/ready", "/healthy"):
+                status, answer = health.answer(self.path)
+            elif self.path == "/balancer" and health.vips:
+                status, answer = 200, balancer(health.vips)
+            elif self.path == "/through" and health.vips:
+                doors = dict(zip(health.doors, health.pool.map(door_problem, health.doors)))
+                status, answer = 200, {"live": balancer(health.vips)["live"], "doors": doors}
+            else:
+                status, answer = 404, {"error": "ask for /ready"}
             body = json.dumps(answer).encode() + b"\n"
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

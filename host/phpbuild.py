@@ -35,6 +35,7 @@ import urllib.request
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 STORE, SOURCES = f"{ROOT}/var/lib/fleet/artefacts", f"{ROOT}/var/lib/fleet/sources"
 WORK, RUN = f"{ROOT}/var/tmp/fleet-build", f"{ROOT}/run/fleet"
+OBJECTS = f"{ROOT}/var/lib/fleet/ccache"  # a build that differs in an option compiles only what it changes
 PREFIX = f"{ROOT}/opt/php"
 INSTALLED = ".fleet-artefact"  # base's marker: this directory is in use on this machine
 EPOCH = "1577836800"  # the time that goes into files and binaries: any fixed one will do
@@ -265,6 +266,14 @@ def pack(log: Log, prefix: str, packed: str) -> None:
     log.run(["tar", *same, "-I", "zstd -q -10 -T0", "-cf", packed, "-C", prefix, "."], prefix)
 
 
+def compiler_cache(work: str) -> dict[str, str]:
+    """Environment in which gcc is asked through ccache; objects are the same wherever the source lies."""
+    if not shutil.which("ccache"):
+        return {}
+    place = {"CCACHE_DIR": OBJECTS, "CCACHE_BASEDIR": work, "CCACHE_NOHASHDIR": "1", "CCACHE_MAXSIZE": "2G"}
+    return {"CC": "ccache gcc", "CXX": "ccache g++", **place}
+
+
 def build(wanted: dict, packed: str) -> dict:
     """Compile, install to the real prefix, prove it, pack it. The prefix is removed at the end."""
     artefact, jobs = wanted["artefact"], wanted.get("jobs") or os.cpu_count() or 1
@@ -277,7 +286,7 @@ def build(wanted: dict, packed: str) -> dict:
     words = {key: os.environ[key] for key in ("http_proxy", "https_proxy", "no_proxy") if key in os.environ}
     path = os.environ.get("PATH") or "/usr/sbin:/usr/bin:/sbin:/bin"
     fixed = {"PATH": path, "LC_ALL": "C.UTF-8", "TZ": "UTC", "SOURCE_DATE_EPOCH": EPOCH, "HOME": work}
-    log = Log(f"{STORE}/{artefact}.log", {**words, **fixed, **HARDENING})
+    log = Log(f"{STORE}/{artefact}.log", {**words, **fixed, **HARDENING, **compiler_cache(work)})
     say(f"compiling PHP {wanted['version']} as {artefact}, {jobs} jobs; log {log.place}")
     try:
         tarball = log.phase("fetch", fetch, wanted["sources"]["php"])

@@ -55,6 +55,12 @@ def plan_units(old: Bundle, new: Bundle, changed: set[str], states: dict[str, st
     return plan
 
 
+def needs_drain(plan: dict[str, str], old: Bundle, new: Bundle) -> list[str]:
+    """Units whose stop or restart loses requests: the machine must be out of its services first."""
+    fragile = {unit["name"] for unit in old.units + new.units if unit["drain"]}
+    return [name for name, action in plan.items() if action in ("stop", "restart") and name in fragile]
+
+
 def unit_commands(plan: dict[str, str], changed: set[str]) -> list[list[str]]:
     """The systemctl calls of a plan, in order, one for each kind of change."""
 

@@ -19,6 +19,7 @@ ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that s
 STATE = f"{ROOT}/var/lib/fleet"
 GENERATIONS, SECRETS, FOREIGN = f"{STATE}/generations", f"{STATE}/secrets", f"{STATE}/foreign"
 CURRENT, UNSETTLED = f"{STATE}/current", f"{STATE}/unsettled"
+TAKEN_BACK = f"{STATE}/taken-back"  # the generation that the watcher left, until a gate has told so
 KEEP = 5  # generations kept besides the live one and the origin
 
 
@@ -127,12 +128,45 @@ def live() -> str:
     return os.path.basename(os.readlink(CURRENT))
 
 
-def unsettled() -> list[str]:
+def open_change() -> dict:
+    """The change that is not settled yet: `generations` that running services may have read, the last
+    proved one first; and when the machine goes back by itself (`deadline`, in the clock of `boot`).
+    {} when there is none."""
     try:
         with open(UNSETTLED, encoding="utf-8") as source:
             return json.load(source)
     except FileNotFoundError:
-        return []
+        return {}
+
+
+def unsettled() -> list[str]:
+    return open_change().get("generations", [])
+
+
+def boot() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as source:
+        return source.read().strip()
+
+
+def keep_open(generations: list[str], seconds: float | None, held: bool = False) -> None:
+    """Note a change as not settled; with `seconds`, the machine goes back after them unless it is settled.
+    `held`: it is proved, and waits for others."""
+    deadline = None if seconds is None else clock() + seconds
+    change = {"generations": generations, "boot": boot(), "deadline": deadline, "held": held}
+    write(UNSETTLED, json.dumps(change).encode())
+
+
+def taken_back() -> str:
+    try:
+        with open(TAKEN_BACK, encoding="ascii") as source:
+            return source.read()
+    except FileNotFoundError:
+        return ""
+
+
+def clock() -> float:
+    """Seconds since this boot, sleeps included: nobody can set it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def unpack(bundle: Bundle) -> None:

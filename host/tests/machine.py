@@ -11,7 +11,8 @@ from pathlib import Path
 HOST = Path(__file__).resolve().parent.parent
 
 # Keeps each unit's state in <root>/units and each call in <root>/calls. A unit named in
-# <root>/broken will not start or restart.
+# <root>/broken will not start or restart. <root>/units/<unit>.shown holds more properties of it,
+# <root>/units/running what list-units prints.
 SYSTEMCTL = """#!/bin/sh
 here=${0%/*}; units=$here/../units; verb=$1; shift
 if [ "$verb" = show ]; then
@@ -20,10 +21,12 @@ if [ "$verb" = show ]; then
         case $word in *UnitFileState*) both=yes ;; esac
         case $word in --*) continue ;; esac
         [ $both = yes ] && echo "UnitFileState=$(cat "$units/$word.enabled" 2>/dev/null)"
-        echo "ActiveState=$(cat "$units/$word" 2>/dev/null || echo inactive)"; echo
+        echo "ActiveState=$(cat "$units/$word" 2>/dev/null || echo inactive)"
+        cat "$units/$word.shown" 2>/dev/null; echo
     done
     exit 0
 fi
+if [ "$verb" = list-units ]; then cat "$units/running" 2>/dev/null; exit 0; fi
 echo "$verb $*" >> "$here/../calls"
 for unit; do
     if [ "$verb" != stop ] && grep -qsx "$unit" "$here/../broken"; then

@@ -154,9 +154,9 @@ class Secrets(OnAMachine):
         self.assertEqual("pass\nword\n", self.machine.read("/etc/key"))
 
     def test_a_secret_is_readable_by_root_only_and_said_nowhere(self):
-        done = [self.send("canary\n"), self.machine.apply(self.bundle()), self.machine.run("converge.py", "diff")]
+        done = [self.send("canary\n"), self.machine.apply(self.bundle()), self.machine.run("converge.py", "drift")]
         self.machine.write("/etc/key", "canary\nedited\n")
-        done += [self.machine.run("converge.py", "diff"), self.machine.apply(self.bundle())]
+        done += [self.machine.run("converge.py", "drift"), self.machine.apply(self.bundle())]
         for each in done:
             self.assertNotIn("canary", each.stdout + each.stderr)
         store = self.machine.root / "var/lib/fleet/secrets"
@@ -351,24 +351,25 @@ class Killed(OnAMachine):
 
 
 class Drift(OnAMachine):
+    def drift(self):
+        done = self.machine.run("converge.py", "drift")
+        return done.returncode, json.loads(done.stdout)["findings"]
+
     def edits(self):
         self.machine.report(web("one\n", file("/etc/other", "x\n")))
         self.machine.calls()
 
     def test_no_edit_is_no_difference(self):
         self.edits()
-        done = self.machine.run("converge.py", "diff")
-        self.assertEqual((0, ""), (done.returncode, done.stdout))
+        self.assertEqual((0, []), self.drift())
 
     def test_an_edit_through_the_link_is_shown_and_put_right_and_its_service_told(self):
         self.edits()
         self.machine.write("/etc/web.conf", "one\nby hand\n")
         before = self.machine.tree("etc", "var")
-        done = self.machine.run("converge.py", "diff")
-        self.assertEqual(2, done.returncode)
-        self.assertIn(
-            "--- /etc/web.conf (fleet)\n+++ /etc/web.conf (here)\n@@ -1 +1,2 @@\n one\n+by hand\n", done.stdout
-        )
+        diff = "--- /etc/web.conf (fleet)\n+++ /etc/web.conf (here)\n@@ -1 +1,2 @@\n one\n+by hand\n"
+        found = [{"kind": "file", "name": "/etc/web.conf", "what": "content", "diff": diff}]
+        self.assertEqual((2, found), self.drift())
         self.assertEqual(before, self.machine.tree("etc", "var"))
         report = self.machine.report(web("one\n", file("/etc/other", "x\n")))
         self.assertEqual(1, len(report["drift"]))
@@ -380,7 +381,7 @@ class Drift(OnAMachine):
             self.edits()
             (self.machine.root / "etc/web.conf").unlink()
             self.machine.write("/etc/web.conf", "by hand\n")
-            self.assertIn("+by hand", self.machine.run("converge.py", "diff").stdout)
+            self.assertIn("+by hand", self.drift()[1][0]["diff"])
             report = self.machine.report(text)
             self.assertEqual(["/etc/web.conf: replaced by another file"], report["drift"])
             self.assertTrue((self.machine.root / "etc/web.conf").is_symlink())
@@ -394,7 +395,7 @@ class Drift(OnAMachine):
         self.assertEqual(
             ["/etc/other: link removed", "/etc/web.conf: mode 0666 instead of 0644"], sorted(report["drift"])
         )
-        self.assertEqual(0, self.machine.run("converge.py", "diff").returncode)
+        self.assertEqual((0, []), self.drift())
 
     def test_a_spoiled_generation_that_is_not_live_is_made_again(self):
         first = self.machine.report(web("one\n"))["generation"]

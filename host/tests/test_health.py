@@ -3,7 +3,9 @@
 import http.client
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ from tests.machine import HOST, Machine
 from tests.stand_ins import fastcgi_server, free_port, web_server
 
 
-class Serving(unittest.TestCase):
+class Responder(unittest.TestCase):
     def setUp(self):
         self.machine = Machine()
         self.addCleanup(self.machine.close)
@@ -47,10 +49,18 @@ class Serving(unittest.TestCase):
         connection.close()
         return answer.status, body
 
+    def runs(self, *units):
+        links = self.machine.root / "run/systemd/units"
+        links.mkdir(parents=True, exist_ok=True)
+        for unit in units:
+            (links / f"invocation:{unit}").symlink_to("0123")
+
     def after_cache(self):
         time.sleep(health.CACHE_SECONDS + 0.1)
         return self.ask()
 
+
+class Serving(Responder):
     def test_ready_is_200_when_every_check_passes_and_names_the_one_that_does_not(self):
         port, gone = web_server(self), free_port()
         good = {"name": "web", "kind": "http", "url": f"http://127.0.0.1:{port}/", "host": "site.test"}
@@ -66,27 +76,32 @@ class Serving(unittest.TestCase):
         self.assertEqual(200, self.start()[0])
         self.machine.write("/run/fleet/drain", "")
         self.assertEqual((503, {"ready": False, "drained": True, "checks": {}}), self.ask())
+        self.assertEqual(200, self.ask("/healthy")[0])
         (self.machine.root / "run/fleet/drain").unlink()
         self.assertEqual(200, self.ask()[0])
 
-    def test_a_sleeping_site_is_healthy_and_one_that_runs_must_answer(self):
+    def test_a_running_site_must_answer(self):
         place = {"address": "127.0.0.1", "port": fastcgi_server(self)}
         answers = {"name": "a", "kind": "fastcgi", **place, "path": "/ping", "unit": "a.service"}
         silent = {"name": "b", "kind": "fastcgi", **place, "path": "/other", "unit": "b.service"}
+        self.runs("a.service")
         self.assertEqual(200, self.start(answers, silent)[0])
-        units = self.machine.root / "run/systemd/units"
-        units.mkdir(parents=True)
-        (units / "invocation:a.service").symlink_to("0123")
-        self.assertEqual(200, self.after_cache()[0])
-        (units / "invocation:b.service").symlink_to("0123")
+        self.runs("b.service")
         status, body = self.after_cache()
         self.assertEqual((503, "ok"), (status, body["checks"]["a"]))
 
+    def test_a_sleeping_site_is_healthy_while_its_port_is_held_and_is_not_woken(self):
+        with socket.create_server(("127.0.0.1", 0)) as held:
+            port = held.getsockname()[1]
+            place = {"address": "127.0.0.1", "port": port, "path": "/ping"}
+            self.assertEqual(200, self.start({"name": "a", "kind": "fastcgi", **place, "unit": "a.service"})[0])
+            self.assertEqual(([], [], []), select.select([held], [], [], 0))
+        status, body = self.after_cache()
+        self.assertEqual((503, f"nobody listens on 127.0.0.1:{port}"), (status, body["checks"]["a"]))
+
     def test_a_unit_must_run(self):
         self.assertEqual(503, self.start({"name": "u", "kind": "unit", "unit": "u.service"})[0])
-        units = self.machine.root / "run/systemd/units"
-        units.mkdir(parents=True)
-        (units / "invocation:u.service").symlink_to("0123")
+        self.runs("u.service")
         self.assertEqual(200, self.after_cache()[0])
 
     def test_a_broken_configuration_is_refused_at_start_and_ignored_at_reload(self):
@@ -102,6 +117,34 @@ class Serving(unittest.TestCase):
     def test_another_path_is_404(self):
         self.start()
         self.assertEqual(404, self.ask("/")[0])
+
+
+IPVS = """IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port Forward Weight ActiveConn InActConn
+TCP  0A4D0064:0050 wlc
+  -> 0A4D0016:0050      Route   0      2          7
+  -> 0A4D0015:0050      Route   1      0          324
+TCP  0A4D0065:2711 wlc
+"""
+
+
+class Balancing(Responder):
+    def test_a_director_tells_its_table_and_whether_it_is_live(self):
+        self.machine.write("/proc/net/ip_vs", IPVS)
+        for vip, live in (("127.0.0.1", True), ("192.0.2.1", False)):
+            with self.subTest(vip):
+                self.assertEqual(live, health.holds(vip))
+        text = json.dumps({"listen": "127.0.0.1", "port": self.port, "vips": ["127.0.0.1"]})
+        self.start()
+        self.assertEqual(404, self.ask("/balancer")[0])
+        self.machine.write("/health.json", text)
+        self.server.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        status, body = self.ask("/balancer")
+        self.assertEqual((200, True), (status, body["live"]))
+        web = {"10.77.0.22": {"weight": 0, "active": 2}, "10.77.0.21": {"weight": 1, "active": 0}}
+        self.assertEqual({"10.77.0.100:80": web, "10.77.0.101:10001": {}}, body["services"])
 
 
 class Looking(unittest.TestCase):
@@ -128,7 +171,7 @@ class Looking(unittest.TestCase):
         with mock.patch.dict(health.CHECKS, slow=lambda check: time.sleep(3)):
             looker = health.Health({"checks": slow})
             started = time.monotonic()
-            status, body = looker.answer()
+            status, body = looker.answer("/ready")
             self.assertLess(time.monotonic() - started, 1.5)
         self.assertEqual((503, {"no answer for 1 s"}), (status, set(body["checks"].values())))
 
@@ -137,10 +180,10 @@ class Looking(unittest.TestCase):
         with mock.patch.dict(health.CHECKS, count=lambda check: asked.append(1) or ""):
             looker = health.Health({"checks": [{"name": "n", "kind": "count"}]})
             for _ in range(5):
-                looker.answer()
+                looker.answer("/ready")
             self.assertEqual(1, len(asked))
             time.sleep(health.CACHE_SECONDS + 0.05)
-            looker.answer()
+            looker.answer("/ready")
             self.assertEqual(2, len(asked))
 
     def test_every_mistake_in_a_configuration_is_told(self):

@@ -1,0 +1,248 @@
+#!/usr/bin/python3
+"""drift: how this machine differs from its live generation. Nothing here writes.
+
+    drift.py seal DIRECTORY   note what a directory holds, for later comparison
+
+A sealed directory carries .fleet-seal, the mode and sha256 (or link target) of everything in it.
+PHP builds and the host's programs are sealed when they arrive.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
+
+import ipvs
+
+SEAL = ".fleet-seal"
+ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
+UNIT_DIRECTORY = "/etc/systemd/system/"
+OWN_DIRECTORIES = ["/etc/fleet"]  # nobody else has a file there
+SEALED = [f"{ROOT}/usr/local/lib/fleet", f"{ROOT}/opt/php"]
+DISTRIBUTION = ("/usr/lib/", "/lib/", "/run/systemd/generator")  # drop-ins that come with Debian, or are made of its files
+SECONDS = 30  # limit of one command
+SETTLE_SECONDS = 3  # in which a balancer notices that a server is ready
+# Mount options that the kernel shows as they were asked for; the others it renames, resolves or keeps to itself.
+SHOWN = re.compile(r"ro|rw|nosuid|nodev|noexec|noatime|hard|soft|(vers|lookupcache|proto|sec)=.*")
+
+
+def finding(kind: str, name: str, what: str, diff: str = "") -> dict:
+    return {"kind": kind, "name": name, "what": what, **({"diff": diff} if diff else {})}
+
+
+def command(*argv: str, status=(0,)) -> str:
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, errors="replace", timeout=SECONDS)
+    if done.returncode not in status:
+        raise OSError(f"{argv[0]}: {done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+# --- directories that are written once -------------------------------------------------------
+
+
+def contents(directory: str) -> dict[str, str]:
+    """What a directory holds, by path below it."""
+    found = {}
+    for folder, folders, files in os.walk(directory):
+        for name in files + [name for name in folders if os.path.islink(f"{folder}/{name}")]:
+            place = f"{folder}/{name}"
+            path = os.path.relpath(place, directory)
+            if path in (SEAL, f"{SEAL}.part") or "__pycache__" in path:
+                continue
+            if os.path.islink(place):
+                found[path] = f"-> {os.readlink(place)}"
+                continue
+            about = os.stat(place)
+            with open(place, "rb") as source:
+                digest = hashlib.file_digest(source, "sha256").hexdigest()
+            found[path] = f"{about.st_mode & 0o7777:04o} {about.st_uid}:{about.st_gid} {digest}"
+    return found
+
+
+def seal(directory: str) -> None:
+    aside = f"{directory}/{SEAL}.part"
+    with open(aside, "w", encoding="utf-8") as out:
+        json.dump(contents(directory), out)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(aside, f"{directory}/{SEAL}")
+
+
+def unsealed(directory: str, kind: str) -> list[dict]:
+    try:
+        with open(f"{directory}/{SEAL}", encoding="utf-8") as source:
+            wanted = json.load(source)
+    except OSError:
+        return [finding(kind, directory, "has no seal: it is not what the fleet installed")]
+    have, found = contents(directory), []
+    for path in sorted(wanted.keys() | have.keys()):
+        if wanted.get(path) != have.get(path):
+            what = "missing" if path not in have else "not from the fleet" if path not in wanted else "changed"
+            found.append(finding(kind, f"{directory}/{path}".removeprefix(ROOT), what))
+    return found
+
+
+def installed(parent: str) -> list[str]:
+    """PHP builds on this machine."""
+    names = os.listdir(parent) if os.path.isdir(parent) else []
+    return sorted(name for name in names if not name.startswith("."))
+
+
+# --- what the bundle says --------------------------------------------------------------------
+
+
+def text_diff(entry: dict, place: str) -> str:
+    """Unified diff of a file against what it should be; a secret's text is never shown."""
+    if entry["kind"] != "file" or not os.path.isfile(place):
+        return ""
+    path = entry["path"]
+    with open(place, encoding="utf-8", errors="replace") as source:
+        have = source.read().splitlines(keepends=True)
+    wanted = entry["content"].decode("utf-8", "replace").splitlines(keepends=True)
+    return "".join(difflib.unified_diff(wanted, have, f"{path} (fleet)", f"{path} (here)"))
+
+
+def files(bundle, edits: dict[str, str]) -> list[dict]:
+    """Edits of managed files, and files that nobody manages where only managed ones belong."""
+    found = [finding("file", path, what, text_diff(bundle.entries[path], ROOT + path)) for path, what in edits.items()]
+    for directory in OWN_DIRECTORIES:
+        for folder, _, names in os.walk(ROOT + directory):
+            paths = (f"{folder}/{name}".removeprefix(ROOT) for name in names if not name.endswith(".fleet-part"))
+            found += [finding("file", path, "not from the fleet") for path in paths if path not in bundle.entries]
+    return found
+
+
+def unit_properties(names: list[str]) -> list[dict[str, str]]:
+    wanted = "Id,LoadState,ActiveState,FragmentPath,DropInPaths,NeedDaemonReload"
+    shown = command("systemctl", "show", f"--property={wanted}", "--", *names)
+    return [dict(line.split("=", 1) for line in block.splitlines()) for block in shown.strip().split("\n\n")]
+
+
+def unit_problems(unit: dict, state: dict[str, str], bundle) -> list[str]:
+    name, active = unit["name"], state.get("ActiveState", "")
+    if state.get("LoadState") == "masked":
+        return ["masked"]
+    found = []
+    if active == "failed" or (unit["start"] and active not in ("active", "reloading", "activating")):
+        found.append(f"is {active or 'unknown'}, should run")
+    path = UNIT_DIRECTORY + name
+    if path in bundle.entries and state.get("FragmentPath") not in (path, f"{ROOT}/var/lib/fleet/current{path}"):
+        found.append(f"is read from {state.get('FragmentPath') or 'nowhere'} instead of {path}")
+    extra = [place for place in state.get("DropInPaths", "").split() if place not in bundle.entries]
+    found += [f"{place} changes it" for place in extra if not place.startswith(DISTRIBUTION)]
+    if state.get("NeedDaemonReload") == "yes":
+        found.append("its file has changed since systemd read it")
+    return found
+
+
+def units(bundle) -> list[dict]:
+    if not bundle.units:
+        return []
+    states = unit_properties([unit["name"] for unit in bundle.units])
+    found = []
+    for unit, state in zip(bundle.units, states):
+        found += [finding("unit", unit["name"], what) for what in unit_problems(unit, state, bundle)]
+    known = {os.path.basename(path) for path in bundle.entries if path.startswith(UNIT_DIRECTORY)}
+    for line in command("systemctl", "list-units", "--plain", "--no-legend", "--", "fleet-*", "fleet.*").splitlines():
+        name, _, active, *_ = line.split()
+        if name not in known and active in ("active", "activating"):
+            found.append(finding("unit", name, "runs, but is not the fleet's"))
+    return found
+
+
+def sysctls(bundle) -> list[dict]:
+    found = []
+    for path, entry in bundle.entries.items():
+        if not path.startswith("/etc/sysctl.d/") or entry["kind"] != "file":
+            continue
+        for line in entry["content"].decode().splitlines():
+            key, separator, value = (part.strip() for part in line.partition("="))
+            if not separator or key.startswith("#"):
+                continue
+            try:
+                with open(f"{ROOT}/proc/sys/{key.replace('.', '/')}", encoding="ascii") as source:
+                    have = " ".join(source.read().split())
+            except OSError as error:
+                have = error.strerror
+            if have != " ".join(value.split()):
+                found.append(finding("sysctl", key, f"is {have}, should be {value}"))
+    return found
+
+
+def mount_problem(wanted: dict[str, str], seen: list[dict]) -> str:
+    """`seen` are the file systems mounted at the place, the visible one last."""
+    if not seen:
+        return "is not mounted"
+    if len(seen) > 1:
+        return f"is hidden by {seen[-1]['source']}"
+    [have] = seen
+    source = f"LABEL={have['label']}" if wanted["What"].startswith("LABEL=") else have["source"]
+    if source != wanted["What"] or have["fstype"] != wanted["Type"]:
+        return f"is {have['fstype']} {source}, should be {wanted['Type']} {wanted['What']}"
+    asked = [word for word in wanted.get("Options", "").split(",") if SHOWN.fullmatch(word)]
+    missing = [word for word in asked if word not in have["options"].split(",")]
+    return f"lacks {', '.join(missing)}" if missing else ""
+
+
+def mounts(bundle) -> list[dict]:
+    found = []
+    for path, entry in bundle.entries.items():
+        if not path.startswith(UNIT_DIRECTORY) or not path.endswith(".mount"):
+            continue
+        lines = (line.partition("=") for line in entry["content"].decode().splitlines() if "=" in line)
+        wanted = {key.strip(): value.strip() for key, _, value in lines}
+        columns = "SOURCE,FSTYPE,OPTIONS,LABEL"
+        shown = command("findmnt", "--json", "--output", columns, "--mountpoint", wanted["Where"], status=(0, 1))
+        if problem := mount_problem(wanted, json.loads(shown)["filesystems"] if shown else []):
+            found.append(finding("mount", wanted["Where"], problem))
+    return found
+
+
+def balanced(bundle, ready) -> list[dict]:
+    """`ready` tells whether a server's responder would have requests sent there."""
+    wanted = {entry["name"]: entry["servers"] for entry in bundle.services}
+    if not wanted:
+        return []
+    found, idle, have = [], [], ipvs.table()
+    for service in sorted(wanted.keys() | have.keys()):
+        if service not in have or service not in wanted:
+            found.append(finding("ipvs", service, "missing" if service in wanted else "not from the fleet"))
+            continue
+        for server in sorted(set(wanted[service]) | have[service].keys()):
+            name = f"{service} {server}"
+            if server not in have[service] or server not in wanted[service]:
+                found.append(finding("ipvs", name, "missing" if server in wanted[service] else "not from the fleet"))
+            elif have[service][server]["weight"] > 1:
+                found.append(finding("ipvs", name, f"weight is {have[service][server]['weight']}, should be 1"))
+            elif not have[service][server]["weight"]:
+                idle.append((service, server))
+    # Weight 0 is the balancer's answer to a server that is not ready, unless that server is.
+    suspects = [(service, server) for service, server in idle if ready(bundle.rollout, server)]
+    if suspects:
+        time.sleep(SETTLE_SECONDS)
+        have = ipvs.table()
+        still = [(a, b) for a, b in suspects if not have.get(a, {}).get(b, {"weight": 1})["weight"]]
+        found += [finding("ipvs", f"{a} {b}", "weight is 0, though the server is ready") for a, b in still]
+    return found
+
+
+def sealed() -> list[dict]:
+    programs, builds = SEALED
+    found = unsealed(programs, "program") if os.path.isdir(programs) else []
+    for name in installed(builds):
+        found += unsealed(f"{builds}/{name}", "artefact")
+    return found
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] != "seal":
+        sys.exit("usage: drift.py seal DIRECTORY")
+    seal(sys.argv[2])

@@ -1,0 +1,26 @@
+"""The kernel's table of balanced services, as every user may read it."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
+
+
+def place(text: str) -> tuple[str, int]:
+    address, port = text.split(":")
+    return socket.inet_ntoa(bytes.fromhex(address)), int(port, 16)
+
+
+def table() -> dict[str, dict[str, dict[str, int]]]:
+    """Weight and active connections of each real server of each service: {"vip:port": {address: {...}}}."""
+    services: dict[str, dict] = {}
+    with open(f"{ROOT}/proc/net/ip_vs", encoding="ascii") as lines:
+        for line in lines:
+            match line.split():
+                case ["TCP", service, *_]:
+                    servers = services.setdefault("{}:{}".format(*place(service)), {})
+                case ["->", server, "Route", weight, active, _]:
+                    servers[place(server)[0]] = {"weight": int(weight), "active": int(active)}
+    return services

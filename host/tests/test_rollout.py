@@ -1,0 +1,285 @@
+"""Promises of a rollout: budget, drain, gate, watcher. A small server stands for the live director."""
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from tests.machine import HOST, bundle, file, record
+from tests.stand_ins import serve
+from tests.test_converge import OnAMachine
+
+WEB = "10.77.0.100:80"
+STEPS = [
+    "unpacked", "checked", "planned", "budgeted", "drained", "linked", "marked", "switched", "unlinked", "actions",
+    "units", "probed",
+]  # fmt: skip
+
+
+class Director(http.server.BaseHTTPRequestHandler):
+    """Answers as a director whose checkers see the machine's drain flag at once."""
+
+    def do_GET(self):
+        state = self.server.state
+        if self.path == "/ready":
+            self.send_response(200 if state.peer_ready else 503)
+            self.end_headers()
+            self.wfile.write(b'{"ready": 1}')
+            return
+        if self.path == "/through":
+            self.send_response(200)
+            self.end_headers()
+            live = state.through is None or self.headers["Host"] == state.director
+            self.wfile.write(json.dumps({"live": live, "doors": {WEB: "" if live else state.through}}).encode())
+            return
+        own = {"weight": 0 if state.flag.exists() else 1, "active": state.active if state.flag.exists() else 9}
+        state.asked.append(own["weight"])
+        servers = {"10.77.0.21": own, **state.others}
+        body = json.dumps({"live": state.live, "services": {WEB: servers}}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class RollingOut(OnAMachine):
+    def setUp(self):
+        super().setUp()
+        self.live, self.active, self.asked, self.peer_ready = True, 0, [], True
+        self.others = {"10.77.0.22": {"weight": 1, "active": 0}}
+        self.flag = self.machine.root / "run/fleet/drain"
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Director)
+        server.state = self
+        self.through, port = None, serve(self, server)
+        self.director, self.second = f"127.0.0.1:{port}", f"localhost:{port}"
+        self.probe = self.machine.root / "healthy"
+        self.probe.touch()
+
+    def text(self, word, *more, confirm=60, drain=2, **unit):
+        settings = record(
+            "rollout", address="10.77.0.21", responder=self.director, services=[WEB], balancers=[self.director, self.second], minimumServers=1,
+            drainSeconds=drain, minHealthySeconds=0, healthyDeadlineSeconds=1, confirmSeconds=confirm,
+        )  # fmt: skip
+        probe = record("probe", name="healthy", kind="exec", within=1, argv=["/usr/bin/test", "-e", str(self.probe)])
+        watcher = file("/etc/systemd/system/fleet-watch.service", "[Service]\n")
+        unit = record("unit", name="web.service", drain=True, **{"restart": ["/etc/web.conf"], **unit})
+        return bundle(settings, file("/etc/web.conf", f"{word}\n"), watcher, unit, probe, *more)
+
+    def gate(self, generation, hold=0, expect=0, **environment):
+        given = json.dumps({"generation": generation, "holdSeconds": hold})
+        done = self.machine.run("converge.py", "gate", given=given, **environment)
+        self.assertEqual(expect, done.returncode, done.stderr)
+        return json.loads(done.stdout), done.stderr
+
+    def first(self, word="one"):
+        """A machine that serves: its first generation, through its gate."""
+        generation = self.machine.report(self.text(word))["generation"]
+        self.gate(generation)
+        self.machine.calls()
+        return generation
+
+    def unsettled(self):
+        return self.machine.exists("/var/lib/fleet/unsettled")
+
+    def word(self):
+        return self.machine.read("/etc/web.conf").strip()
+
+
+class Budget(RollingOut):
+    def test_the_last_live_server_is_not_touched_and_one_of_two_is(self):
+        first = self.first()
+        for entry in ({"weight": 0, "active": 0}, None):
+            self.others = {"10.77.0.22": entry} if entry else {}
+            before = self.machine.tree("etc", "run")
+            said = self.failure(self.text("two"))
+            self.assertIn("budget: 10.77.0.100:80 has 0 other live servers (none) and must keep 1", said)
+            self.assertEqual((first, []), (self.generation(), self.machine.calls()))
+            self.assertEqual(before.keys(), self.machine.tree("etc", "run").keys())
+        self.others = {"10.77.0.22": {"weight": 1, "active": 0}}
+        self.machine.report(self.text("two"))
+
+    def test_a_server_that_is_not_live_itself_may_be_mended(self):
+        self.first()
+        self.others = {}
+        self.flag.parent.mkdir(parents=True, exist_ok=True)
+        self.flag.touch()
+        self.machine.report(self.text("two"))
+
+    def test_without_a_live_director_nothing_is_touched(self):
+        self.first()
+        self.live = False
+        said = self.failure(self.text("two"), FLEET_DIRECTOR_SECONDS="1")
+        self.assertIn("no director says that it is live", said)
+        self.assertEqual([], self.machine.calls())
+
+
+class Draining(RollingOut):
+    def test_a_restart_that_loses_requests_waits_for_the_drain_and_a_reload_does_not(self):
+        self.first()
+        self.asked.clear()
+        self.machine.report(self.text("two"))
+        self.assertTrue(self.flag.exists(), "the gate takes requests again, not apply")
+        self.assertIn(0, self.asked)
+        self.gate(self.generation())
+        self.assertFalse(self.flag.exists())
+        self.asked.clear()
+        self.machine.report(self.text("two", restart=[], reload=["/etc/web.conf"]))
+        self.machine.report(self.text("three", restart=[], reload=["/etc/web.conf"]))
+        self.assertNotIn(0, self.asked)
+
+    def test_requests_in_flight_are_waited_for_no_longer_than_the_bound(self):
+        self.first()
+        self.active = 3
+        begun = time.monotonic()
+        done = self.machine.apply(self.text("two", drain=1))
+        self.assertEqual(0, done.returncode, done.stderr)
+        self.assertIn("3 connections are still open after 1 s of draining", done.stderr)
+        self.assertGreater(time.monotonic() - begun, 1)
+
+    def test_a_failure_leaves_no_machine_drained(self):
+        self.first()
+        self.machine.write("/broken", "web.service\n")
+        self.failure(self.text("two"))
+        self.assertEqual((False, "one"), (self.flag.exists(), self.word()))
+
+
+class Gate(RollingOut):
+    def test_a_generation_is_settled_by_the_gate_alone(self):
+        self.first()
+        self.machine.report(self.text("two"))
+        self.assertTrue(self.unsettled())
+        report, _ = self.gate(self.generation())
+        self.assertEqual(("settled", False), (report["result"], self.unsettled()))
+
+    def test_a_machine_that_is_not_healthy_at_the_gate_goes_back(self):
+        first = self.first()
+        second = self.machine.report(self.text("two"))["generation"]
+        self.probe.unlink()
+        report, said = self.gate(second, expect=1)
+        self.assertIn("probe healthy failed", said)
+        self.assertEqual((first, False), (self.generation(), self.flag.exists()))
+        self.assertEqual("not reverted", report["result"])  # the old one is as ill: it is told
+
+    def test_a_machine_that_cannot_be_reached_through_the_vip_goes_back(self):
+        first = self.first()
+        second = self.machine.report(self.text("two"))["generation"]
+        self.through = "timed out"
+        report, said = self.gate(second, expect=1, FLEET_DIRECTOR_SECONDS="1")
+        self.assertIn("does not answer through the VIP within 1 s: 10.77.0.100:80: timed out", said)
+        self.assertEqual((first, "reverted"), (self.generation(), report["result"]))
+        third = self.machine.report(self.text("three"))["generation"]
+        self.through = ""
+        self.assertEqual("settled", self.gate(third)[0]["result"])
+
+    def test_a_generation_that_was_taken_back_fails_its_gate_and_is_applied_again_by_the_next(self):
+        self.first()
+        second = self.machine.report(self.text("two", confirm=0))["generation"]
+        self.assertEqual(0, self.machine.run("converge.py", "watch").returncode)
+        self.assertEqual("one", self.word())
+        self.assertIn("was taken back by this machine itself", self.gate(second, expect=1)[1])
+        self.assertEqual("one", self.word())
+        self.gate(second)  # of the next up
+        self.assertEqual(("two", False, False), (self.word(), self.unsettled(), self.flag.exists()))
+
+    def test_a_held_generation_serves_and_stays_unsettled(self):
+        self.first()
+        second = self.machine.report(self.text("two"))["generation"]
+        report, _ = self.gate(second, hold=60)
+        self.assertEqual(("held", True, False), (report["result"], self.unsettled(), self.flag.exists()))
+        self.assertEqual("settled", self.gate(second)[0]["result"])
+        self.assertFalse(self.unsettled())
+
+    def test_a_held_generation_that_went_back_is_applied_again_at_once(self):
+        self.first()
+        second = self.machine.report(self.text("two"))["generation"]
+        self.gate(second, hold=0.01)
+        self.machine.run("converge.py", "watch")
+        self.assertEqual("one", self.word())
+        self.gate(second)
+        self.assertEqual("two", self.word())
+
+
+class Leaving(RollingOut):
+    def leave(self, seconds=60, expect=0):
+        order = {"peers": [self.director], "seconds": seconds, "patience": 1}
+        done = self.machine.run("converge.py", "leave", given=json.dumps(order))
+        self.assertEqual(expect, done.returncode, done.stderr)
+        return done.stderr
+
+    def test_two_machines_of_a_tier_are_never_away_together(self):
+        self.first()
+        self.peer_ready = False
+        self.assertIn("of the same tier is not ready", self.leave(expect=1))
+        self.assertEqual((False, False), (self.flag.exists(), self.unsettled()))
+        self.peer_ready = True
+        self.leave()
+        self.assertTrue(self.flag.exists())
+
+    def test_a_machine_that_left_comes_back_by_itself_or_by_its_gate(self):
+        first = self.first()
+        self.leave(seconds=1)
+        self.assertEqual(0, self.machine.run("converge.py", "watch").returncode)
+        self.assertEqual((first, False, False), (self.generation(), self.flag.exists(), self.unsettled()))
+        self.leave()
+        self.gate(first)
+        self.assertEqual((False, False), (self.flag.exists(), self.unsettled()))
+
+    def test_a_machine_without_a_generation_may_leave(self):
+        self.leave()
+        self.assertFalse(self.flag.exists())
+
+
+class Watching(RollingOut):
+    def watch(self):
+        return self.machine.run("converge.py", "watch")
+
+    def test_a_change_that_nobody_comes_back_for_is_taken_back(self):
+        first = self.first()
+        self.machine.report(self.text("two", confirm=1))
+        self.assertIn("start --no-block fleet-watch.service", self.machine.calls())
+        done = self.watch()
+        self.assertEqual(0, done.returncode, done.stderr)
+        self.assertIn("the change was not settled in time", done.stderr)
+        self.assertEqual((first, "one", False), (self.generation(), self.word(), self.unsettled()))
+        self.assertFalse(self.flag.exists())
+
+    def test_a_change_that_is_settled_in_time_stays(self):
+        self.first()
+        second = self.machine.report(self.text("two", confirm=3))["generation"]
+        watcher = subprocess.Popen(
+            [sys.executable, "-I", str(HOST / "converge.py"), "watch"],
+            env={**os.environ, "FLEET_ROOT": str(self.machine.root)},
+        )
+        self.gate(second)
+        self.assertEqual(0, watcher.wait(10))
+        self.assertEqual(second, self.generation())
+
+    def test_after_a_power_cut_the_wait_begins_again(self):
+        self.first()
+        self.machine.report(self.text("two", confirm=1))
+        place = self.machine.root / "var/lib/fleet/unsettled"
+        change = json.loads(place.read_text())
+        place.write_text(json.dumps({**change, "boot": "another", "deadline": 0}))
+        begun = time.monotonic()
+        self.watch()
+        self.assertEqual("one", self.word())
+        self.assertGreater(time.monotonic() - begun, 1)
+
+
+class Killed(RollingOut):
+    def test_a_kill_at_any_step_is_mended_by_the_watcher_alone(self):
+        for step in STEPS:
+            with self.subTest(step=step):
+                self.first("one")
+                killed = self.machine.apply(self.text("two", confirm=0), FLEET_KILL_AT=step)
+                self.assertEqual(-signal.SIGKILL, killed.returncode)
+                self.assertEqual(0, self.watch_all())
+                self.assertEqual(("one", False, False), (self.word(), self.unsettled(), self.flag.exists()))
+
+    def watch_all(self):
+        return self.machine.run("converge.py", "watch").returncode

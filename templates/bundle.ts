@@ -18,6 +18,7 @@ export function bundle(host: string, content: HostContent, digests: Readonly<Rec
   if (twice.length > 0) throw new Error(`${host}: two parts write ${twice.join(", ")}`);
   return [
     record("bundle", { format: 1, host }),
+    ...(content.rollout ? [record("rollout", content.rollout)] : []),
     ...[...content.files]
       .sort(byPath)
       .map(
@@ -32,7 +33,8 @@ export function bundle(host: string, content: HostContent, digests: Readonly<Rec
     ...[...content.links].sort(byPath).map((link) => record("link", link)),
     ...content.checks.map((c) => record("check", { user: 0, group: 0, ...c })),
     ...content.actions.map((a) => record("action", a)),
-    ...content.units.map((u) => record("unit", { reload: [], restart: [], start: true, ...u })),
+    ...content.units.map((u) => record("unit", { reload: [], restart: [], start: true, drain: false, ...u })),
+    ...content.services.map((s) => record("service", s)),
     ...content.probes.map((p) => record("probe", p)),
   ].join("");
 }

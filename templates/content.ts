@@ -32,6 +32,22 @@ export interface Action {
   readonly paths: readonly string[];
 }
 
+/** How this VM goes through a change, and what its services are. */
+export interface Rollout {
+  readonly address: string;
+  /** Its health responder, as `address:port`. */
+  readonly responder: string;
+  /** Its services on the directors, as `vip:port`. */
+  readonly services: readonly string[];
+  /** Health responders of the directors, as `address:port`. */
+  readonly balancers: readonly string[];
+  readonly minimumServers: number;
+  readonly drainSeconds: number;
+  readonly minHealthySeconds: number;
+  readonly healthyDeadlineSeconds: number;
+  readonly confirmSeconds: number;
+}
+
 /** A systemd unit and which changed paths ask for its reload or its restart. */
 export interface Unit {
   readonly name: string;
@@ -39,6 +55,8 @@ export interface Unit {
   readonly restart?: readonly string[];
   /** False for a service that its socket starts. */
   readonly start?: boolean;
+  /** True where a stop or restart loses requests, so that the VM must be out of its services first. */
+  readonly drain?: boolean;
 }
 
 /** What must answer on the VM after the switch. */
@@ -67,6 +85,8 @@ export interface HealthCheck {
 
 /** All that a VM must contain, as plain data. */
 export interface HostContent {
+  /** Absent where a change is proved by the VM alone. */
+  readonly rollout?: Rollout;
   /** Debian packages, installed before anything else. */
   readonly packages: readonly string[];
   readonly files: readonly HostFile[];
@@ -77,13 +97,20 @@ export interface HostContent {
   readonly units: readonly Unit[];
   readonly probes: readonly Probe[];
   readonly health: readonly HealthCheck[];
+  /** Virtual addresses that this VM balances: a director's. */
+  readonly vips: readonly string[];
+  /** What its kernel must balance: each `vip:port` and the addresses of its real servers. */
+  readonly services: readonly { readonly name: string; readonly servers: readonly string[] }[];
 }
 
 /** Joins the parts of a VM in order; the order of actions and units is the order of their effect. */
 export function join(...parts: readonly Partial<HostContent>[]): HostContent {
-  const all = <K extends keyof HostContent>(key: K): HostContent[K] =>
-    parts.flatMap((p) => (p[key] ?? []) as readonly unknown[]) as unknown as HostContent[K];
+  type Lists = Required<Omit<HostContent, "rollout">>;
+  const all = <K extends keyof Lists>(key: K): Lists[K] =>
+    parts.flatMap((p) => (p[key] ?? []) as readonly unknown[]) as unknown as Lists[K];
+  const [rollout] = parts.flatMap((p) => p.rollout ?? []);
   return {
+    ...(rollout ? { rollout } : {}),
     packages: [...new Set(all("packages"))].sort(),
     files: all("files"),
     secrets: all("secrets"),
@@ -93,5 +120,7 @@ export function join(...parts: readonly Partial<HostContent>[]): HostContent {
     units: all("units"),
     probes: all("probes"),
     health: all("health"),
+    vips: [...new Set(all("vips"))],
+    services: all("services"),
   };
 }

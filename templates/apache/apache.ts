@@ -38,7 +38,14 @@ export function apachePart(machine: Machine, sites: readonly Site[], vips: Reado
       { path: "/etc/fleet/tls/default.key", mode: "0600", secret: "tlsPrivateKey" },
     ],
     checks: [{ name: "apache2 -t", argv: ["/usr/sbin/apache2", "-t", "-f", "/etc/apache2/fleet.conf"] }],
-    units: [{ name: unit, reload: ["/etc/apache2/", "/etc/fleet/vhosts/", "/etc/fleet/tls/"], restart: [`${unitDirectory}/${unit}`] }],
+    units: [
+      {
+        name: unit,
+        reload: ["/etc/apache2/", "/etc/fleet/vhosts/", "/etc/fleet/tls/"],
+        restart: [`${unitDirectory}/${unit}`],
+        drain: true,
+      },
+    ],
     probes: [{ name: "Apache answers", kind: "http", url: "http://127.0.0.1/fleet-status?auto", status: [200], within: 20 }],
     health: [{ name: "Apache", kind: "http", url: "http://127.0.0.1/fleet-status?auto", status: [200] }],
   };

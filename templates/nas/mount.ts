@@ -10,6 +10,14 @@ export const sitesDirectory = "/srv/sites";
 export const nasSitesDirectory = "/srv/fleet/sites";
 
 /**
+ * Kernels from 6.19 on ask the server to delegate directories, as whoever looks a name up. For root
+ * that is nobody at the server, who may not read a site's directory; the refusal of the delegation
+ * then fails the lookup itself, and with it the start of a site's service. Seen with 7.2; older
+ * kernels say in their log that they do not know the parameter, and go on.
+ */
+const moduleOptions = "options nfsv4 directory_delegations=N\n";
+
+/**
  * Mount of the sites' files. Hard, because a soft mount loses writes; nothing on it gains privileges.
  * Only what is there is remembered, never that a name is not: else a file that one PHP VM writes
  * does not exist for the others for up to a minute, and installers fail that write their
@@ -25,8 +33,8 @@ export function mountPart(nas: NonNullable<Fleet["config"]["nas"]>, access: "rw"
   const unit = "srv-sites.mount";
   return {
     packages: ["nfs-common"],
-    files: [unitFile(unit, render(__dirname, unit, view))],
-    units: [{ name: unit, restart: [`${unitDirectory}/${unit}`] }],
+    files: [unitFile(unit, render(__dirname, unit, view)), { path: "/etc/modprobe.d/fleet-nfs.conf", text: moduleOptions }],
+    units: [{ name: unit, restart: [`${unitDirectory}/${unit}`], drain: true }],
     health: [{ name: "sites on the NAS", kind: "mount", path: sitesDirectory }],
   };
 }

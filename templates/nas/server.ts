@@ -1,5 +1,6 @@
 import type { Site } from "../../config/model";
 import type { HostContent } from "../content";
+import { programDirectory, programFile } from "../programs";
 import { render } from "../render";
 import { unitDirectory, unitFile } from "../system/system";
 import { nasSitesDirectory } from "./mount";
@@ -32,6 +33,7 @@ export function nasServerPart(sites: readonly Site[], clients: readonly NfsClien
     files: [
       unitFile("srv-fleet.mount", render(__dirname, "srv-fleet.mount", {})),
       unitFile("fleet-seed.service", render(__dirname, "fleet-seed.service", {})),
+      programFile("seed.py"),
       { path: "/etc/exports.d/fleet.exports", text: render(__dirname, "fleet.exports", { directory: nasSitesDirectory, clients }) },
       { path: "/etc/nfs.conf.d/fleet.conf", text: render(__dirname, "nfs.conf", {}) },
       // The site texts are the operator's own; pretty-printed so that a preview shows what changed in them.
@@ -39,7 +41,10 @@ export function nasServerPart(sites: readonly Site[], clients: readonly NfsClien
     ],
     units: [
       { name: "srv-fleet.mount", restart: [`${unitDirectory}/srv-fleet.mount`] },
-      { name: "fleet-seed.service", restart: [`${unitDirectory}/fleet-seed.service`, "/etc/fleet/seed.json"] },
+      {
+        name: "fleet-seed.service",
+        restart: [`${unitDirectory}/fleet-seed.service`, "/etc/fleet/seed.json", `${programDirectory}/seed.py`],
+      },
       { name: "nfs-server.service", reload: ["/etc/exports.d/"], restart: ["/etc/nfs.conf.d/"] },
     ],
     probes: [{ name: "NFS listens", kind: "tcp", address: "127.0.0.1", port: 2049, within: 30 }],

@@ -79,6 +79,19 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
     secrets: [sessions],
     checks: [
       {
+        // FPM itself starts with defaults where it cannot read the file.
+        name: `php.ini of ${site.name}`,
+        argv: [
+          `/opt/php/${build.artefact}/bin/php`,
+          "-n",
+          "-r",
+          "exit(parse_ini_file($argv[1]) === false ? 1 : 0);",
+          `${directory}/php.ini`,
+        ],
+        user: site.uid,
+        group: site.uid,
+      },
+      {
         name: `php-fpm -t of ${site.name}`,
         argv: [`/opt/php/${build.artefact}/sbin/php-fpm`, "-t", "--fpm-config", `${directory}/fpm.conf`, "-c", `${directory}/php.ini`],
         user: site.uid,
@@ -86,7 +99,7 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
       },
     ],
     units: [
-      { name: `${unit}.socket`, restart: [`${unitDirectory}/${unit}.socket`] },
+      { name: `${unit}.socket`, restart: [`${unitDirectory}/${unit}.socket`], drain: true },
       { name: `${unit}.service`, restart: [`${unitDirectory}/${unit}.service`, `${directory}/`], start: false },
     ],
     probes: [
@@ -108,7 +121,6 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
         port: site.port,
         path: "/fleet-fpm-ping",
         unit: `${unit}.service`,
-        contains: "pong",
       },
     ],
   };

@@ -1,6 +1,7 @@
 import { healthPort } from "../../config/load";
 import type { Machine } from "../../config/model";
-import type { HealthCheck, HostContent, Unit } from "../content";
+import type { HostContent } from "../content";
+import { programDirectory, programFile } from "../programs";
 import { render } from "../render";
 
 /** Directory of systemd units. */
@@ -31,33 +32,44 @@ export function kernelPart(modules: readonly string[], sysctls: Readonly<Record<
 }
 
 /**
- * What every VM has around its parts: the health responder that answers for the given checks, and
- * one target that starts everything at boot.
+ * What every VM has around its parts: the health responder that answers for their checks, the watcher
+ * of unsettled changes, and one target that starts everything at boot.
  */
-export function systemPart(machine: Machine, units: readonly Unit[], checks: readonly HealthCheck[]): Partial<HostContent> {
+export function systemPart(machine: Machine, own: Pick<HostContent, "units" | "health" | "vips" | "services">): Partial<HostContent> {
   const health = "fleet-health.service";
-  const started = [...units.filter((u) => u.start !== false).map((u) => u.name), health];
-  const responder = { listen: machine.address, port: healthPort, checks };
+  const watcher = "fleet-watch.service";
+  const started = [...own.units.filter((u) => u.start !== false).map((u) => u.name), health, watcher];
+  const doors = own.services.map((s) => s.name).filter((name) => /:(80|443)$/.test(name));
+  const responder = { listen: machine.address, port: healthPort, vips: own.vips, doors, checks: own.health };
   return {
     packages: ["python3"],
     files: [
       unitFile("fleet.target", render(__dirname, "fleet.target", { units: started })),
-      unitFile(health, render(__dirname, "fleet-health.service", {})),
+      unitFile(health, render(__dirname, health, {})),
+      unitFile(watcher, render(__dirname, watcher, {})),
+      ...["health.py", "ipvs.py", "probes.py"].map(programFile),
       { path: "/etc/fleet/health.json", text: `${JSON.stringify(responder, null, 2)}\n` },
     ],
     links: [{ path: `${unitDirectory}/multi-user.target.wants/fleet.target`, target: `${unitDirectory}/fleet.target` }],
     checks: [
       {
         name: "health responder",
-        argv: ["/usr/bin/python3", "-I", "/usr/local/lib/fleet/health.py", "--check", "/etc/fleet/health.json"],
+        argv: ["/usr/bin/python3", "-IB", `${programDirectory}/health.py`, "--check", "/etc/fleet/health.json"],
       },
     ],
-    units: [{ name: health, reload: ["/etc/fleet/health.json"], restart: [`${unitDirectory}/${health}`] }, { name: "fleet.target" }],
+    units: [
+      {
+        name: health,
+        reload: ["/etc/fleet/health.json"],
+        restart: [`${unitDirectory}/${health}`, ...["health.py", "ipvs.py", "probes.py"].map((name) => `${programDirectory}/${name}`)],
+      },
+      { name: "fleet.target" },
+    ],
     probes: [
       {
-        name: "health responder says ready",
+        name: "health responder says healthy",
         kind: "http",
-        url: `http://${machine.address}:${healthPort}/ready`,
+        url: `http://${machine.address}:${healthPort}/healthy`,
         status: [200],
         within: 30,
       },

@@ -14,6 +14,6 @@ export function vipPart(addresses: readonly string[]): Partial<HostContent> {
   return {
     ...kernel,
     files: [...(kernel.files ?? []), unitFile(unit, render(__dirname, unit, { addresses }))],
-    units: [{ name: unit, restart: [`${unitDirectory}/${unit}`] }],
+    units: [{ name: unit, restart: [`${unitDirectory}/${unit}`], drain: true }],
   };
 }

@@ -9,6 +9,7 @@ import { projectRoot } from "../components/programs";
 import { loadFleet } from "../config/load";
 import type { Fleet } from "../config/model";
 import { ConfigError } from "../config/problems";
+import { secretNames } from "../config/schema";
 import { readSites } from "../stacks/read";
 
 /** A stack as its committed files have it. Secrets are not needed to know what is to be built, so stand-ins serve. */
@@ -16,8 +17,9 @@ function fleetOf(stack: string, configFile: string): Fleet {
   const { config } = YAML.parse(fs.readFileSync(configFile, "utf8"), { merge: true }) as { config: Record<string, unknown> };
   const own = Object.entries(config).flatMap(([key, value]) => (key.startsWith("fleet:") ? [[key.slice(6), value] as const] : []));
   const written = Object.fromEntries(own);
-  const secrets = { sshPrivateKey: "-", tlsCertificate: "-", tlsPrivateKey: "-", redisPassword: "-" };
-  return loadFleet({ stack, config: { ...written, secrets }, sites: readSites(String(written["sites"] ?? "sites")) }).fleet;
+  const secrets = Object.fromEntries(secretNames.map((name) => [name, "-"]));
+  const sites = readSites(String(written["sites"] ?? "sites"));
+  return loadFleet({ stack, config: written, encrypted: [], secrets, sites }).fleet;
 }
 
 /** Resources of the builders and what they stand on; everything else of the stack stays as it is. */

@@ -3,7 +3,16 @@ import { inNetwork } from "./network";
 import type { Fleet, Machine, PhpBuild, PhpGroup, Role, Site, VirtualService } from "./model";
 import { resolveBuild } from "./php-builds";
 import { ConfigError, type Problem } from "./problems";
-import { secretNames, siteSchema, stackSchema, type DebianRelease, type SiteConfig, type StackConfig } from "./schema";
+import {
+  secretNames,
+  secretsSchema,
+  siteSchema,
+  stackSchema,
+  type DebianRelease,
+  type Secrets,
+  type SiteConfig,
+  type StackConfig,
+} from "./schema";
 import { megabytes } from "./units";
 
 /** What the loader reads: everything an operator wrote, already parsed from YAML. */
@@ -12,6 +21,10 @@ export interface Written {
   readonly stack: string;
   /** Values of the `fleet:` keys, without the prefix. */
   readonly config: Readonly<Record<string, unknown>>;
+  /** Keys that are encrypted in the stack's configuration, with their prefix: there should be none. */
+  readonly encrypted: readonly string[];
+  /** Secret texts by name. */
+  readonly secrets: Readonly<Record<string, unknown>>;
   /** Parsed content of each site file by its path, e.g. `sites/wiki.yaml`. */
   readonly sites: Readonly<Record<string, unknown>>;
 }
@@ -22,8 +35,11 @@ export const healthPort = 8100;
 /** The validated platform, and the secrets apart from it. */
 export interface Loaded {
   readonly fleet: Fleet;
-  readonly secrets: StackConfig["secrets"];
+  readonly secrets: Secrets;
 }
+
+/** File of a stack's secrets, beside its configuration. */
+export const secretsFile = (stack: string): string => `Pulumi.${stack}.secrets.yaml`;
 
 /**
  * Validates everything that was written and resolves it into plain values.
@@ -32,23 +48,25 @@ export interface Loaded {
 export function loadFleet(written: Written): Loaded {
   const problems: Problem[] = [];
   const stackFile = `Pulumi.${written.stack}.yaml`;
+  problems.push(...written.encrypted.map((key) => misplacedSecret(key, stackFile)));
   const draft = checkStack(written.config, stackFile, problems);
+  const secrets = checkSecrets(written, problems);
   const sites = Object.entries(written.sites).flatMap(([file, content]) => {
     const site = check(siteSchema, content, file, (path) => path, problems);
     return site ? [{ file, site }] : [];
   });
   problems.push(...checkAddresses(draft, stackFile), ...checkReferences(draft, stackFile), ...checkSites(sites));
   const resolved = sites.map(({ file, site }) => resolveSite(draft, stackFile, file, site, problems));
+  problems.push(...checkSessions(written, sites));
   if (problems.length > 0) throw new ConfigError(problems);
   // Without a problem every key was accepted, so the draft is whole.
-  const { secrets, ...config } = draft as StackConfig;
   return {
     fleet: resolve(
       written.stack,
-      config,
+      draft as StackConfig,
       resolved.filter((s) => s !== undefined),
     ),
-    secrets,
+    secrets: secrets as Secrets,
   };
 }
 
@@ -120,14 +138,36 @@ const kinds: Record<string, string> = {
   record: "a group of keys",
 };
 
+/** Checks the secrets; no message shows what one is. */
+function checkSecrets({ stack, secrets }: Written, problems: Problem[]): Secrets | undefined {
+  const result = secretsSchema.safeParse(secrets);
+  if (result.success) return result.data;
+  const names = result.error.issues.flatMap((issue) => (issue.code === "unrecognized_keys" ? issue.keys : [String(issue.path[0])]));
+  problems.push(...names.map((name) => secretProblem(stack, name)));
+  return undefined;
+}
+
+function secretProblem(stack: string, name: string): Problem {
+  const file = secretsFile(stack);
+  return secretNames.includes(name)
+    ? { file, property: name, allowed: "a secret text", remedy: `Set it with: npm run fleet -- secret ${name} -s ${stack} < FILE` }
+    : { file, property: name, value: "an unknown secret", allowed: secretNames.join(", "), remedy: "Correct the spelling or remove it." };
+}
+
+function misplacedSecret(key: string, file: string): Problem {
+  const allowed = "no encrypted key: Pulumi passes them to the program in its environment";
+  return { file, property: key, value: "encrypted", allowed, remedy: "Remove it here and set it with: npm run fleet -- secret" };
+}
+
+/** A site whose sessions are in Redis needs its password. */
+function checkSessions({ stack, secrets }: Written, sites: readonly { site: SiteConfig }[]): Problem[] {
+  const wanted = secrets["redisPassword"] === undefined && sites.some(({ site }) => site.sessions === "redis");
+  return wanted ? [secretProblem(stack, "redisPassword")] : [];
+}
+
 function explain(issue: z.core.$ZodIssue, file: string, name: (path: string) => string): Problem[] {
   const path = issue.path.map(String).join(".");
-  const secret = issue.path[0] === "secrets";
-  const at = { file, property: name(path), ...(secret || issue.input === undefined ? {} : { value: issue.input }) };
-  if (secret && secretNames.some((s) => s === issue.path[1])) {
-    const set = `pulumi config set --secret --path 'fleet:${path}'`;
-    return [{ ...at, allowed: "a secret text", remedy: `Set it with: ${set}` }];
-  }
+  const at = { file, property: name(path), ...(issue.input === undefined ? {} : { value: issue.input }) };
   switch (issue.code) {
     case "unrecognized_keys":
       return issue.keys.map((key) => ({
@@ -329,14 +369,6 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteConfig
       remedy: `Add fleet:redis to ${stackFile}.`,
     });
   }
-  if (site.sessions === "redis" && c.redis && c.secrets && c.secrets.redisPassword === undefined) {
-    problems.push({
-      file: stackFile,
-      property: "fleet:secrets.redisPassword",
-      allowed: "a secret text",
-      remedy: `${site.name} keeps sessions in Redis. Set it with: pulumi config set --secret --path 'fleet:secrets.redisPassword'`,
-    });
-  }
   if (site.sessions === "memcached" && !c.memcached) {
     problems.push({
       file,
@@ -410,7 +442,7 @@ function tierMachines(role: Role, tier: string, size: Sized & { debian: DebianRe
 }
 
 /** Every VM that the stack asks for. */
-function machinesOf(c: Omit<Draft, "secrets">): Machine[] {
+function machinesOf(c: Draft): Machine[] {
   const { balancers, nas, mutualised, moodle } = c;
   return [
     ...(balancers ? tierMachines("director", "lvs", balancers) : []),

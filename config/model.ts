@@ -64,7 +64,7 @@ export interface VirtualService {
 /** The whole platform in plain values: everything the components need, nothing secret. */
 export interface Fleet {
   readonly stack: string;
-  readonly config: Omit<StackConfig, "secrets">;
+  readonly config: StackConfig;
   readonly machines: readonly Machine[];
   readonly sites: readonly Site[];
   readonly phpGroups: readonly PhpGroup[];

@@ -5,7 +5,7 @@ import { alwaysOn, phpModules, type ModuleRecipe, type PhpModule } from "./php-m
 import type { DebianRelease, phpBuildSchema } from "./schema";
 
 /** Compiler, autoconf for phpize, and what every build links: systemd for readiness. */
-const toolPackages = ["autoconf", "g++", "libsystemd-dev", "make", "pkg-config", "zstd"];
+const toolPackages = ["autoconf", "ccache", "g++", "libsystemd-dev", "make", "pkg-config", "zstd"];
 
 /** Options of every build: FPM and the command line, nothing else, and no silent misspelling. */
 const commonOptions = [

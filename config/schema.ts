@@ -33,6 +33,12 @@ const vmSize = (vcpu: number, memory: string, disk = "20 GB") => ({
 const hosts = z.record(hostName, address);
 
 export const vsphereSchema = z.strictObject({
+  /** Name or address of the vCenter, with its port where that is not 443. */
+  server: z.string(),
+  /** Account of the program; its password is the secret `vspherePassword`. */
+  user: z.string(),
+  /** For a vCenter whose certificate no authority has signed. */
+  allowUnverifiedSsl: z.boolean().default(false),
   datacenter: z.string(),
   cluster: z.string(),
   datastore: z.string(),
@@ -40,6 +46,8 @@ export const vsphereSchema = z.strictObject({
   folder: z.string().default("php-fleet"),
   /** Template VM of each Debian release in use. */
   templates: z.partialRecord(release, z.string()),
+  /** Whether vSphere may add vCPU and memory to a running VM; where not, each change of size is a power-off. */
+  hotAdd: z.boolean().default(true),
 });
 
 export const networkSchema = z.strictObject({
@@ -154,9 +162,38 @@ export const memcachedSchema = z.strictObject({
   servers: z.array(z.string().regex(/^[0-9.]+:\d+$/, { error: "address:port" })).min(1),
 });
 
-/** Secrets by name; each is set with `pulumi config set --secret --path 'fleet:secrets.<name>'`. */
-export const secretNames = ["sshPrivateKey", "tlsCertificate", "tlsPrivateKey", "redisPassword"] as const;
-export type SecretName = (typeof secretNames)[number];
+/** The secrets of a stack; each is set with `npm run fleet -- secret <name>`, see stacks/secrets.ts. */
+export const secretsSchema = z.strictObject({
+  vspherePassword: z.string(),
+  /** OpenSSH key with which the program and the tools connect to every VM. */
+  sshPrivateKey: z.string(),
+  tlsCertificate: z.string(),
+  tlsPrivateKey: z.string(),
+  redisPassword: z.string().optional(),
+});
+export type Secrets = z.output<typeof secretsSchema>;
+/** Names of all secrets there are. */
+export const secretNames: readonly string[] = secretsSchema.keyof().options;
+
+/** How a change goes through a tier. The words of health and deadline are Nomad's. */
+export const rolloutSchema = z.strictObject({
+  /** `parallel` builds a new fleet faster; `serial` changes one VM of a tier at a time. */
+  order: z.enum(["serial", "parallel"]).default("serial"),
+  /** What becomes of the VMs of a tier that are done when a later one fails. */
+  onFailure: z.enum(["revert", "stop"]).default("revert"),
+  /** Longest wait for requests in flight before a step that would lose them. */
+  drain: duration.default("30 seconds"),
+  /** How long a changed VM must be healthy without a break. */
+  minHealthyTime: duration.default("3 seconds"),
+  /** Within which it must become so. */
+  healthyDeadline: duration.default("30 seconds"),
+  /** A changed VM that the program does not come back to within this time goes back by itself. */
+  confirmDeadline: duration.default("45 seconds"),
+  /** How long a proved VM waits for the rest of its tier before it goes back too; see `onFailure`. */
+  holdDeadline: duration.default("30 minutes"),
+  /** Other servers of a service that must be live before one is changed. */
+  minimumServers: z.int().min(0).default(1),
+});
 
 /** All `fleet:` keys of a stack. */
 export const stackSchema = z.strictObject({
@@ -174,14 +211,7 @@ export const stackSchema = z.strictObject({
   memcached: memcachedSchema.optional(),
   /** Directory of site files, from the project's root. */
   sites: z.string().default("sites"),
-  /** `parallel` builds a new fleet faster; `serial` changes one VM of a tier at a time. */
-  rollout: z.enum(["serial", "parallel"]).default("serial"),
-  secrets: z.strictObject({
-    sshPrivateKey: z.string(),
-    tlsCertificate: z.string(),
-    tlsPrivateKey: z.string(),
-    redisPassword: z.string().optional(),
-  }),
+  rollout: rolloutSchema.default(rolloutSchema.parse({})),
 });
 /** A stack's configuration with its defaults filled in. */
 export type StackConfig = z.output<typeof stackSchema>;

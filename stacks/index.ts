@@ -1,5 +1,6 @@
 import * as pulumi from "@pulumi/pulumi";
 import * as random from "@pulumi/random";
+import * as vsphere from "@pulumi/vsphere";
 import { createPlacement } from "../components/placement";
 import type { Platform } from "../components/tier";
 import { loadFleet } from "../config/load";
@@ -13,7 +14,10 @@ import { readConfig } from "./read";
 /** Reads and checks everything that was written; the operator's mistakes end the run as a plain report. */
 function load(): ReturnType<typeof loadFleet> {
   try {
-    return loadFleet(readConfig(pulumi.getStack(), pulumi.runtime.allConfig()));
+    const config = pulumi.runtime.allConfig();
+    // Pulumi's own list of the keys that it decrypted; the SDK has no function for it.
+    const encrypted = (JSON.parse(process.env["PULUMI_CONFIG_SECRET_KEYS"] ?? "null") ?? []) as string[];
+    return loadFleet(readConfig({ stack: pulumi.getStack(), directory: pulumi.getRootDirectory(), config, encrypted }));
   } catch (error) {
     if (error instanceof ConfigError) throw new pulumi.RunError(error.message);
     throw error;
@@ -27,9 +31,13 @@ const sessions = fleet.sites.map((site) => {
   const store = { redis: redis && { ...redis, password: secrets.redisPassword }, memcached };
   return [sessionSecret(site), pulumi.secret(sessionSettings(site, store))] as const;
 });
+const { server, user, allowUnverifiedSsl } = fleet.config.vsphere;
+const password = pulumi.secret(secrets.vspherePassword);
+const vcenter = new vsphere.Provider("vcenter", { vsphereServer: server, user, password, allowUnverifiedSsl });
 const platform: Platform = {
   fleet,
-  placement: createPlacement(fleet),
+  providers: { vsphere: vcenter },
+  placement: createPlacement(fleet, vcenter),
   secrets: {
     sshPrivateKey: pulumi.secret(secrets.sshPrivateKey),
     tlsCertificate: pulumi.secret(secrets.tlsCertificate),
@@ -38,20 +46,13 @@ const platform: Platform = {
   },
   digestKey: digestSeed.result,
 };
-createMutualised(platform);
-createDedicated(platform);
-createMoodle(platform);
+const members = [...createMutualised(platform), ...createDedicated(platform), ...createMoodle(platform)];
 
-/** What the other tools need to know of the stack. */
-export const machines = fleet.machines.map(({ name, role, tier, address, vcpu, memoryMb, debian }) => ({
-  name,
-  role,
-  tier,
-  address,
-  vcpu,
-  memoryMb,
-  debian,
-}));
+/** What the other tools need to know of each VM, and how to reach it. */
+export const machines = members.map(({ host: { machine, hostKey } }) => {
+  const { name, role, tier, address, vcpu, memoryMb, debian } = machine;
+  return { name, role, tier, address, vcpu, memoryMb, debian, user: fleet.config.ssh.user, hostKey };
+});
 /** Balanced services with their addresses and ports. */
 export const services = fleet.services;
 /** DNS names of every site. */

@@ -5,36 +5,34 @@ import { NasExport } from "../components/nas-export";
 import { PhpBuilder } from "../components/php-builder";
 import { PhpFpmTier } from "../components/php-fpm-tier";
 import type { Artefact } from "../components/host-config";
-import type { Platform } from "../components/tier";
+import type { Member, Platform } from "../components/tier";
 import type { Role } from "../config/model";
 import { seconds } from "../config/units";
 import type { FpmSurroundings } from "../templates/php/fpm";
 
 /** The mutualised platform: NAS, PHP builders, PHP groups, Apache, and the directors in front. */
-export function createMutualised(platform: Platform): void {
-  const { fleet } = platform;
+export function createMutualised(platform: Platform): Member[] {
+  const { fleet, providers } = platform;
+  const inPlatform = { providers };
   const { mutualised, nas, balancers } = fleet.config;
-  if (!mutualised || !nas || !balancers) return;
+  if (!mutualised || !nas || !balancers) return [];
   const having = (role: Role) => fleet.machines.filter((m) => m.role === role);
   const apaches = having("apache");
   const phps = having("php");
 
-  const storage = new NasExport("nas", {
-    platform,
-    nas,
-    machines: having("nas"),
-    sites: fleet.sites,
-    clients: [
-      ...apaches.map((m) => ({ address: m.address, access: "ro" as const })),
-      ...phps.map((m) => ({ address: m.address, access: "rw" as const })),
-    ],
-  });
+  const clients = [
+    ...apaches.map((m) => ({ address: m.address, access: "ro" as const })),
+    ...phps.map((m) => ({ address: m.address, access: "rw" as const })),
+  ];
+  const storage = new NasExport("nas", { platform, nas, machines: having("nas"), sites: fleet.sites, clients }, inPlatform);
 
+  const members = [...storage.members];
   const artefacts: Record<string, pulumi.Output<Artefact>> = {};
   for (const machine of having("builder")) {
     const builds = fleet.phpBuilds.filter((b) => b.debian === machine.debian);
-    const builder = new PhpBuilder(`builder-${machine.debian}`, { platform, machine, builds });
+    const builder = new PhpBuilder(`builder-${machine.debian}`, { platform, machine, builds }, inPlatform);
     Object.assign(artefacts, builder.artefacts);
+    members.push(...builder.members);
   }
 
   const around: FpmSurroundings = {
@@ -43,27 +41,23 @@ export function createMutualised(platform: Platform): void {
   };
   for (const group of fleet.phpGroups) {
     const wanted = group.builds.flatMap((b) => artefacts[b.artefact] ?? []);
-    new PhpFpmTier(group.name, { platform, group, around, artefacts: wanted, nas, after: storage.ready });
+    const tier = new PhpFpmTier(group.name, { platform, group, around, artefacts: wanted, nas, after: storage.ready }, inPlatform);
+    members.push(...tier.members);
   }
 
-  new ApacheTier("apache", {
-    platform,
-    machines: apaches,
-    sites: fleet.sites,
-    vip: mutualised.vip,
-    phpVips: Object.fromEntries(fleet.phpGroups.map((g) => [g.name, g.vip])),
-    nas,
-    after: storage.ready,
-  });
+  const phpVips = Object.fromEntries(fleet.phpGroups.map((g) => [g.name, g.vip]));
+  const { vip } = mutualised;
+  const apache = new ApacheTier(
+    "apache",
+    { platform, machines: apaches, sites: fleet.sites, vip, phpVips, nas, after: storage.ready },
+    inPlatform,
+  );
 
-  new LvsPair("lvs", {
-    platform,
-    machines: having("director"),
-    settings: {
-      virtualRouterId: balancers.virtualRouterId,
-      advertSeconds: seconds(balancers.advertInterval) ?? 1,
-      checkSeconds: seconds(balancers.checkInterval) ?? 1,
-    },
-    services: fleet.services,
-  });
+  const settings = {
+    virtualRouterId: balancers.virtualRouterId,
+    advertSeconds: seconds(balancers.advertInterval) ?? 1,
+    checkSeconds: seconds(balancers.checkInterval) ?? 1,
+  };
+  const directors = new LvsPair("lvs", { platform, machines: having("director"), settings, services: fleet.services }, inPlatform);
+  return [...members, ...apache.members, ...directors.members];
 }

@@ -1,19 +1,48 @@
+import { spawnSync } from "child_process";
 import * as fs from "fs";
 import * as path from "path";
 import * as YAML from "yaml";
-import type { Written } from "../config/load";
+import { secretsFile, type Written } from "../config/load";
 import { ConfigError, type Problem } from "../config/problems";
 import { projectRoot } from "../components/programs";
 
-/** Values of the `fleet:` keys as Pulumi hands them over: text, JSON where they were structured. */
-export function readConfig(stack: string, all: Readonly<Record<string, string>>): Written {
+/** What the program reads of a stack whose files are in `directory`. */
+export interface StackFiles {
+  readonly stack: string;
+  readonly directory: string;
+  /** All keys as Pulumi hands them over: text, JSON where they were structured. */
+  readonly config: Readonly<Record<string, string>>;
+  /** Keys that are encrypted there. */
+  readonly encrypted: readonly string[];
+}
+
+/** Everything that was written for a stack. */
+export function readConfig({ stack, directory, config: all, encrypted }: StackFiles): Written {
   const config = Object.fromEntries(
     Object.entries(all)
       .filter(([key]) => key.startsWith("fleet:"))
       .map(([key, text]) => [key.slice("fleet:".length), structured(text)]),
   );
-  const directory = typeof config["sites"] === "string" ? config["sites"] : "sites";
-  return { stack, config, sites: readSites(directory) };
+  const sites = typeof config["sites"] === "string" ? config["sites"] : "sites";
+  return { stack, config, encrypted, secrets: readSecrets(stack, directory), sites: readSites(sites) };
+}
+
+/**
+ * The secrets of a stack, as `pulumi config` decrypts them from a file of their own, over a pipe.
+ * Were they in the stack's configuration, Pulumi would hand them to the program in its environment,
+ * where every process of the same account, every crash report and every child of it finds them.
+ */
+export function readSecrets(stack: string, directory: string): Record<string, unknown> {
+  const file = path.join(directory, secretsFile(stack));
+  if (!fs.existsSync(file)) return {};
+  const words = ["config", "--show-secrets", "--json", "--non-interactive", "--stack", stack, "--config-file", file];
+  const { status, stdout, stderr, error } = spawnSync("pulumi", words, { cwd: directory, encoding: "utf8" });
+  if (status !== 0) throw new Error(`${file} could not be decrypted: ${error?.message ?? stderr.trim()}`);
+  const values = JSON.parse(stdout) as Record<string, { readonly value?: string }>;
+  const prefix = "fleet:";
+  return Object.fromEntries(
+    Object.entries(values).map(([key, { value }]) => [key.startsWith(prefix) ? key.slice(prefix.length) : key, value]),
+  );
 }
 
 function structured(text: string): unknown {

@@ -6,6 +6,8 @@ import * as path from "path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import * as YAML from "yaml";
 import { hostKeyFromSeed } from "../../components/keys";
+import { secretsFile } from "../../config/load";
+import type { Secrets } from "../../config/schema";
 
 /*
  * The real engine previews the committed stacks against a simulated vCenter that holds nothing but
@@ -87,10 +89,11 @@ function preview(stack: string, edit: (config: Record<string, unknown>) => void 
     PULUMI_CONFIG_PASSPHRASE_FILE: path.join(directory, "passphrase"),
   };
   fs.writeFileSync(env.PULUMI_CONFIG_PASSPHRASE_FILE, "for this preview only\n", { mode: 0o600 });
-  fs.copyFileSync(path.join(root, "Pulumi.yaml"), path.join(directory, "Pulumi.yaml"));
-  const pulumi = (args: string[], cwd: string, input = ""): ReturnType<typeof spawnSync> =>
-    spawnSync("pulumi", [...args, "--non-interactive"], { cwd, env, input, encoding: "utf8", maxBuffer: 1 << 28 });
-  pulumi(["stack", "init", stack, "--secrets-provider", "passphrase"], directory);
+  const project = YAML.parse(fs.readFileSync(path.join(root, "Pulumi.yaml"), "utf8")) as { main: string };
+  fs.writeFileSync(path.join(directory, "Pulumi.yaml"), YAML.stringify({ ...project, main: path.join(root, project.main) }));
+  const pulumi = (args: string[], input = ""): ReturnType<typeof spawnSync> =>
+    spawnSync("pulumi", [...args, "--non-interactive"], { cwd: directory, env, input, encoding: "utf8", maxBuffer: 1 << 28 });
+  pulumi(["stack", "init", stack, "--secrets-provider", "passphrase"]);
   const initialised = path.join(directory, `Pulumi.${stack}.yaml`);
   const committed = YAML.parse(fs.readFileSync(path.join(root, `Pulumi.${stack}.yaml`), "utf8"), { merge: true }) as {
     config: Record<string, unknown>;
@@ -98,27 +101,27 @@ function preview(stack: string, edit: (config: Record<string, unknown>) => void 
   const { encryptionsalt } = YAML.parse(fs.readFileSync(initialised, "utf8")) as { encryptionsalt: string };
   // The inventory's names are the simulator's; everything else is what is committed.
   const names = { datacenter: "DC0", cluster: "DC0_C0", datastore: "LocalDS_0", network: "VM Network" };
+  const access = { server, user: "administrator@vsphere.local", allowUnverifiedSsl: true };
   const config: Record<string, unknown> = {
     ...committed.config,
-    "fleet:vsphere": { ...(committed.config["fleet:vsphere"] as object), ...names },
-    "vsphere:vsphereServer": server,
-    "vsphere:user": "administrator@vsphere.local",
-    "vsphere:allowUnverifiedSsl": true,
+    "fleet:vsphere": { ...(committed.config["fleet:vsphere"] as object), ...names, ...access },
   };
   edit(config);
   const file = path.join(directory, "config.yaml");
   fs.writeFileSync(file, YAML.stringify({ encryptionsalt, config }, { aliasDuplicateObjects: false }));
-  const secrets = {
-    "vsphere:password": password,
-    "fleet:secrets.sshPrivateKey": hostKeyFromSeed("3".repeat(64), "operator").privateKey,
-    "fleet:secrets.tlsCertificate": "a certificate",
-    "fleet:secrets.tlsPrivateKey": "a key",
-    "fleet:secrets.redisPassword": "a password",
+  const secrets: Secrets = {
+    vspherePassword: password,
+    sshPrivateKey: hostKeyFromSeed("3".repeat(64), "operator").privateKey,
+    tlsCertificate: "a certificate",
+    tlsPrivateKey: "a key",
+    redisPassword: "a password",
   };
-  for (const [key, value] of Object.entries(secrets)) {
-    pulumi(["config", "set", "--stack", stack, "--config-file", file, "--secret", "--path", key], directory, value);
+  const secretsPath = path.join(directory, secretsFile(stack));
+  fs.writeFileSync(secretsPath, YAML.stringify({ encryptionsalt }), { mode: 0o600 });
+  for (const [name, value] of Object.entries(secrets)) {
+    pulumi(["config", "set", "--stack", stack, "--config-file", secretsPath, "--secret", `fleet:${name}`], value);
   }
-  const { status, stdout, stderr } = pulumi(["preview", "--json", "--stack", stack, "--config-file", file], root);
+  const { status, stdout, stderr } = pulumi(["preview", "--json", "--stack", stack, "--config-file", file]);
   const text = `${String(stdout)}${String(stderr)}`;
   const start = String(stdout).indexOf("{");
   const parsed = start < 0 ? {} : (JSON.parse(String(stdout).slice(start)) as { steps?: Step[] });

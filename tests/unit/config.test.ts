@@ -1,14 +1,15 @@
 import { describe, expect, it } from "vitest";
+import { rolloutOf } from "../../components/tier";
 import { loadFleet } from "../../config/load";
 import { ConfigError, describeProblem } from "../../config/problems";
 import { exampleFleet, writtenStack } from "./example";
 
-type Edit = (config: Record<string, any>, sites: Record<string, any>) => void; // eslint-disable-line @typescript-eslint/no-explicit-any -- edits break types on purpose
+type Edit = (config: Record<string, any>, sites: Record<string, any>, secrets: Record<string, any>) => void; // eslint-disable-line @typescript-eslint/no-explicit-any -- edits break types on purpose
 
 /** The mistakes reported for the lab's stack after an edit, one line each. */
 function mistakes(edit: Edit, stack = "lab"): string[] {
   const written = structuredClone(writtenStack(stack));
-  edit(written.config, written.sites);
+  edit(written.config, written.sites, written.secrets);
   try {
     loadFleet(written);
     return [];
@@ -84,7 +85,7 @@ describe("each mistake names file, property, value, what is allowed and the reme
     [
       "an unknown key of the stack",
       (c) => (c["balancer"] = {}),
-      'Pulumi.lab.yaml: fleet:balancer is "an unknown key"; allowed: vsphere, network, ssh, balancers, nas, php, builders, mutualised, dedicated, moodle, redis, memcached, sites, rollout, secrets. Correct the spelling or remove it.',
+      'Pulumi.lab.yaml: fleet:balancer is "an unknown key"; allowed: vsphere, network, ssh, balancers, nas, php, builders, mutualised, dedicated, moodle, redis, memcached, sites, rollout. Correct the spelling or remove it.',
     ],
     [
       "an unknown key inside",
@@ -113,8 +114,13 @@ describe("each mistake names file, property, value, what is allowed and the reme
     ],
     [
       "a missing secret",
-      (c) => Reflect.deleteProperty(c["secrets"], "sshPrivateKey"),
-      "Pulumi.lab.yaml: fleet:secrets.sshPrivateKey missing; allowed: a secret text. Set it with: pulumi config set --secret --path 'fleet:secrets.sshPrivateKey'",
+      (_c, _s, secrets) => Reflect.deleteProperty(secrets, "sshPrivateKey"),
+      "Pulumi.lab.secrets.yaml: sshPrivateKey missing; allowed: a secret text. Set it with: npm run fleet -- secret sshPrivateKey -s lab < FILE",
+    ],
+    [
+      "no secrets at all",
+      (_c, _s, secrets) => Object.keys(secrets).forEach((name) => Reflect.deleteProperty(secrets, name)),
+      "Pulumi.lab.secrets.yaml: redisPassword missing; allowed: a secret text. Set it with: npm run fleet -- secret redisPassword -s lab < FILE",
     ],
     [
       "a missing template",
@@ -172,12 +178,12 @@ describe("each mistake names file, property, value, what is allowed and the reme
 });
 
 it("all mistakes come in one report, across files and across checks", () => {
-  const found = mistakes((c, s) => {
+  const found = mistakes((c, s, secrets) => {
     c["balancers"].vcpu = "two";
     c["unknown"] = 1;
     c["mutualised"].apache.hosts.web2 = "10.77.0.21";
     c["mutualised"].vip = "10.78.0.100";
-    Reflect.deleteProperty(c["secrets"], "tlsPrivateKey");
+    Reflect.deleteProperty(secrets, "tlsPrivateKey");
     s["sites/lab/wiki.yaml"].php.version = "7.4";
     s["sites/lab/blog.yaml"].colour = "blue";
   });
@@ -191,7 +197,26 @@ it("all mistakes come in one report, across files and across checks", () => {
 });
 
 it("no report shows a secret, whatever is wrong with it", () => {
-  const text = mistakes((c) => (c["secrets"] = { ...c["secrets"], redisPassword: 12345678, tlsPrivateKey: ["hunter2"] })).join("\n");
-  expect(text).toContain("fleet:secrets.redisPassword");
+  const text = mistakes((_c, _s, secrets) => Object.assign(secrets, { redisPassword: 12345678, tlsPrivateKey: ["hunter2"] })).join("\n");
+  expect(text).toContain("redisPassword");
   expect(text).not.toMatch(/12345678|hunter2/);
+});
+
+it("a secret in the stack's own configuration is a mistake: Pulumi would put it into the program's environment", () => {
+  const written = { ...writtenStack("lab"), encrypted: ["fleet:secrets", "vsphere:password"] };
+  expect(() => loadFleet(written)).toThrow(
+    'Pulumi.lab.yaml: vsphere:password is "encrypted"; allowed: no encrypted key: Pulumi passes them to the program in its environment. Remove it here and set it with: npm run fleet -- secret',
+  );
+  expect(() => loadFleet({ ...written, encrypted: [] })).not.toThrow();
+});
+
+it("a VM more in a tier changes nothing of how the others go through a change", () => {
+  const written = structuredClone(writtenStack("prod"));
+  const four = loadFleet(written).fleet;
+  (written.config as Record<string, { nodes?: number }>)["moodle"] = { ...(written.config["moodle"] as object), nodes: 6 };
+  const six = loadFleet(written).fleet;
+  const [first] = four.machines.filter((m) => m.role === "moodle");
+  expect(six.machines.length).toBe(four.machines.length + 2);
+  if (!first) throw new Error("prod has no Moodle");
+  expect(rolloutOf(six, first)).toEqual(rolloutOf(four, first));
 });

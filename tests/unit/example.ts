@@ -8,6 +8,7 @@ const root = path.join(__dirname, "..", "..");
 
 /** Stand-ins for the secrets of a stack. */
 export const exampleSecrets = {
+  vspherePassword: "a vSphere password",
   sshPrivateKey: "an SSH key",
   tlsCertificate: "a certificate",
   tlsPrivateKey: "a TLS key",
@@ -20,7 +21,7 @@ export function writtenStack(stack: string): Written & { config: Record<string, 
     config: Record<string, unknown>;
   };
   const config = Object.fromEntries(Object.entries(file.config).map(([key, value]) => [key.replace(/^fleet:/, ""), value]));
-  return { stack, config: { ...config, secrets: exampleSecrets }, sites: readSites(String(config["sites"])) };
+  return { stack, config, encrypted: [], secrets: exampleSecrets, sites: readSites(String(config["sites"])) };
 }
 
 /** The validated platform of a committed stack. */

@@ -1,10 +1,13 @@
+import { createHash } from "crypto";
 import * as command from "@pulumi/command";
 import * as pulumi from "@pulumi/pulumi";
 import { bundle } from "../templates/bundle";
 import type { HostContent } from "../templates/content";
+import { tellConsequence } from "./consequence";
 import type { Host } from "./host";
 import { secretDigest } from "./keys";
-import { hostProgram, runProgram, withProgram } from "./programs";
+import { hostProgram } from "../templates/programs";
+import { converge, runProgram, withProgram } from "./programs";
 
 /** A PHP build as a VM installs it. */
 export interface Artefact {
@@ -28,26 +31,31 @@ export interface HostConfigArgs {
   artefacts?: readonly pulumi.Input<Artefact>[];
   /** File systems to make on empty disks. @default none */
   filesystems?: readonly { readonly device: string; readonly type: "btrfs"; readonly label: string }[];
-  /** Host programs beside converge and the health responder. @default none */
-  programs?: readonly string[];
   /** What must be configured before this VM is: the one before it in its tier, a server it mounts from. */
   after?: readonly pulumi.Resource[];
+  /** How long a proved change may still be taken back, because later VMs of the tier are not done. @default 0 */
+  holdSeconds?: number;
 }
 
-/** Debian's own units of what the fleet runs by units of its own. */
-const distributionUnits = ["apache2.service", "keepalived.service", "nfs-server.service"];
+/** Debian's units of services that a VM runs by a unit of the fleet's own, or not at all. */
+export function unwantedUnits(content: Pick<HostContent, "units">): string[] {
+  const wanted = content.units.map((u) => u.name);
+  return ["apache2.service", "keepalived.service", "nfs-server.service"].filter((name) => !wanted.includes(name));
+}
 
 /** Nothing is begun on a machine that is still being born; a birth that failed is told as such. */
 const waitForBirth = "sudo -n cloud-init status --wait >/dev/null || { cloud-init status --long >&2; exit 1; }";
-const converge = "sudo -n /usr/bin/python3 -I /usr/local/lib/fleet/converge.py";
 
 /**
- * What one VM contains, brought there by three commands: *base* (packages, programs, PHP builds),
- * *secrets*, and *config* (the bundle, checked and switched by converge on the VM).
+ * What one VM contains, brought there by four commands: *base* (packages, programs, PHP builds),
+ * *secrets*, *config* (the bundle, checked and switched by converge on the VM), and *gate* (a new
+ * connection that proves the VM healthy and has it take requests again). A VM that no gate comes
+ * back for goes back by itself.
  *
  * ### Operations
- * - a file, unit or probe: one config command, on this VM alone, after `after`; consequence as
- *   converge reports it (none, reload, restart).
+ * - a file, unit or probe: config and gate, on this VM alone, after `after`; consequence as
+ *   converge reports it (none, reload, restart). A restart that would lose requests is drained.
+ * - vcpu or memory: the gate, when the VM has its new size.
  * - a package or a PHP build: the base command too; services are restarted only by the bundle.
  * - a replaced VM: all three run again.
  */
@@ -56,44 +64,33 @@ export class HostConfig extends pulumi.ComponentResource {
     readonly base: command.remote.Command;
     readonly secrets: command.remote.Command | undefined;
     readonly config: command.remote.Command;
+    readonly gate: command.remote.Command;
   };
   /** Report of the last converge, one line of JSON. */
   readonly report: pulumi.Output<string>;
+  private readonly host: Host;
+  private readonly generation: pulumi.Output<string>;
 
   constructor(tier: string, args: HostConfigArgs, opts: pulumi.ComponentResourceOptions = {}) {
     const { host, content } = args;
     super("hosting:host:HostConfig", `${tier}-content-${host.name}`, {}, opts);
+    this.host = host;
     const texts = secretTexts(host.name, content, args.secrets ?? {});
     const digests = pulumi
       .all([args.digestKey, texts])
       .apply(([key, all]) => Object.fromEntries(Object.entries(all).map(([name, text]) => [name, secretDigest(key, text)])));
 
-    const remote = (part: string, create: string, stdin: pulumi.Input<string>, after: readonly pulumi.Resource[]): command.remote.Command =>
-      new command.remote.Command(
-        `${tier}-${part}-${host.name}`,
-        {
-          connection: host.connection,
-          create,
-          stdin,
-          // A new machine under the same address must get everything again.
-          triggers: [host.nodes.vm.id],
-          logging: command.remote.Logging.Stderr,
-          addPreviousOutputInEnv: false,
-        },
-        { parent: this, dependsOn: [...after], hideDiffs: ["connection"], additionalSecretOutputs: ["connection"] },
-      );
-
-    const programs = ["bundle.py", "converge.py", "health.py", "plan.py", "probes.py", "store.py", ...(args.programs ?? [])];
+    const programs = ["bundle.py", "converge.py", "drift.py", "ipvs.py", "plan.py", "probes.py", "rollout.py", "store.py"];
     const baseInput = pulumi.all([...(args.artefacts ?? [])]).apply((artefacts) => ({
       host: host.name,
       packages: content.packages,
       programs: Object.fromEntries(programs.map((name) => [name, hostProgram(name)])),
       filesystems: args.filesystems ?? [],
       artefacts,
-      disable: distributionUnits,
+      disable: unwantedUnits(content),
     }));
-    const base = remote(
-      "base",
+    const base = this.remote(
+      `${tier}-base`,
       `${waitForBirth}; ${runProgram}`,
       baseInput.apply((input) => withProgram(hostProgram("base.py"), JSON.stringify(input, null, 1))),
       [],
@@ -101,20 +98,52 @@ export class HostConfig extends pulumi.ComponentResource {
     const names = [...new Set(content.secrets.map((s) => s.secret))];
     const secrets =
       names.length > 0
-        ? remote("secrets", `${converge} secrets`, pulumi.secret(pulumi.all([texts, digests]).apply(([t, d]) => secretBundle(t, d))), [
-            base,
-          ])
+        ? this.remote(
+            `${tier}-secrets`,
+            `${converge} secrets`,
+            pulumi.secret(pulumi.all([texts, digests]).apply(([t, d]) => secretBundle(t, d))),
+            [base],
+          )
         : undefined;
-    const config = remote(
-      "config",
-      `${converge} apply`,
-      // The digests tell nothing of the secrets, and a secret stdin would hide every diff.
-      pulumi.unsecret(digests).apply((d) => bundle(host.name, content, d)),
-      [base, ...(secrets ? [secrets] : []), ...(args.after ?? [])],
-    );
-    this.nodes = { base, secrets, config };
+    // The digests tell nothing of the secrets, and a secret stdin would hide every diff.
+    const text = pulumi.unsecret(digests).apply((d) => bundle(host.name, content, d));
+    const before = [base, ...(secrets ? [secrets] : []), ...(args.after ?? [])];
+    const config = this.remote(`${tier}-config`, `${converge} apply`, text, before, { beforeUpdate: [tellConsequence(tier, host.name)] });
+    this.generation = text.apply((t) => createHash("sha256").update(t).digest("hex"));
+    const gate = this.gate(`${tier}-gate`, args.holdSeconds ?? 0, [config]);
+    this.nodes = { base, secrets, config, gate };
     this.report = config.stdout;
     this.registerOutputs({ report: this.report });
+  }
+
+  /** A connection of its own that proves the VM and, without `holdSeconds`, settles its change for good. */
+  gate(name: string, holdSeconds: number, after: readonly pulumi.Resource[]): command.remote.Command {
+    const { vcpu, memoryMb } = this.host.machine;
+    const order = this.generation.apply((generation) => JSON.stringify({ generation, holdSeconds, vcpu, memoryMb }));
+    return this.remote(name, `${converge} gate`, order, after);
+  }
+
+  private remote(
+    part: string,
+    create: string,
+    stdin: pulumi.Input<string>,
+    after: readonly pulumi.Resource[],
+    hooks: pulumi.ResourceHookBinding = {},
+  ): command.remote.Command {
+    const { host } = this;
+    return new command.remote.Command(
+      `${part}-${host.name}`,
+      {
+        connection: host.connection,
+        create,
+        stdin,
+        // A new machine under the same address must get everything again.
+        triggers: [host.nodes.vm.id],
+        logging: command.remote.Logging.Stderr,
+        addPreviousOutputInEnv: false,
+      },
+      { parent: this, dependsOn: [...after], hooks, hideDiffs: ["connection"], additionalSecretOutputs: ["connection"] },
+    );
   }
 }
 

@@ -5,6 +5,7 @@ import * as vsphere from "@pulumi/vsphere";
 import { macAddress } from "../config/network";
 import type { Fleet, Machine } from "../config/model";
 import { metadata, userData } from "./birth";
+import { leaveBeforePowerOff } from "./reboot";
 import { hostKeyFromSeed, publicKeyOf } from "./keys";
 import type { Placement } from "./placement";
 
@@ -14,6 +15,8 @@ export type Transform<T> = (args: T) => T;
 export interface HostArgs {
   /** The VM in plain values. A change of vcpu, memoryMb or a disk's size changes the VM in place. */
   machine: Machine;
+  /** The other VMs of its tier, which must be ready before this one is powered off. */
+  peers: readonly Machine[];
   /** The platform's configuration. */
   config: Fleet["config"];
   /** Where in the vCenter. */
@@ -31,8 +34,9 @@ export interface HostArgs {
  * first connection.
  *
  * ### Operations
- * - vcpu or memoryMb up: hot-added, no reboot (the guest must have been born with hot-add on).
- * - vcpu or memoryMb down: vSphere shuts the guest down and starts it again.
+ * - vcpu or memoryMb up: hot-added, no reboot, unless the stack says `hotAdd: false`.
+ * - vcpu or memoryMb down: the VM leaves its services, vSphere shuts the guest down and starts it
+ *   again; one VM of a tier at a time.
  * - address, name: the VM is replaced.
  * - user data and template: read at birth only; a change touches no living VM.
  */
@@ -72,8 +76,8 @@ export class Host extends pulumi.ComponentResource {
       annotation: `${machine.role} of ${machine.tier}; managed by the fleet program, stack ${config.vsphere.folder}`,
       numCpus: machine.vcpu,
       memory: machine.memoryMb,
-      cpuHotAddEnabled: true,
-      memoryHotAddEnabled: true,
+      cpuHotAddEnabled: config.vsphere.hotAdd,
+      memoryHotAddEnabled: config.vsphere.hotAdd,
       guestId: template.apply((t) => t.guestId),
       scsiType: template.apply((t) => t.scsiType),
       networkInterfaces: [
@@ -100,20 +104,22 @@ export class Host extends pulumi.ComponentResource {
       waitForGuestIpTimeout: 0,
       shutdownWaitTimeout: 5,
     };
+    this.hostKey = pulumi.unsecret(key.apply((k) => k.publicKey));
+    const way = { host: machine.address, user: config.ssh.user };
+    const address = pulumi.all([args.sshPrivateKey, this.hostKey]).apply(([privateKey, hostKey]) => ({ ...way, privateKey, hostKey }));
     const vm = new vsphere.VirtualMachine(`${tier}-vm-${machine.name}`, args.transform?.vm ? args.transform.vm(vmArgs) : vmArgs, {
       ...child,
       // A rebuilt template or new user data is for VMs yet to be born.
       ignoreChanges: ["clone.templateUuid", "extraConfig"],
       protect: machine.role === "nas",
       customTimeouts: { create: "30m" },
+      hooks: { beforeUpdate: [leaveBeforePowerOff(tier, machine.name, args.peers, address)] },
     });
 
     this.name = machine.name;
     this.machine = machine;
-    this.hostKey = pulumi.unsecret(key.apply((k) => k.publicKey));
     this.connection = pulumi.secret({
-      host: machine.address,
-      user: config.ssh.user,
+      ...way,
       privateKey: args.sshPrivateKey,
       hostKey: this.hostKey,
       // 100 ms growing to 5 s a try: about five minutes for a slow first boot.

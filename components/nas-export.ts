@@ -42,12 +42,11 @@ export class NasExport extends pulumi.ComponentResource {
               content: () => [nasServerPart(args.sites, args.clients)],
               extras: () => ({
                 filesystems: [{ device: nas.dataDevice, type: "btrfs", label: "fleet-data" }],
-                programs: ["seed.py"],
               }),
             },
             this,
           );
-    this.ready = this.members.map((m) => m.config.nodes.config);
+    this.ready = this.members.map((m) => m.config.nodes.gate);
     this.registerOutputs({ address: nas.address });
   }
 }

@@ -3,7 +3,8 @@ import * as pulumi from "@pulumi/pulumi";
 import type { Machine, PhpBuild } from "../config/model";
 import { artefactPort, builderPart } from "../templates/php/builder";
 import type { Artefact } from "./host-config";
-import { hostProgram, runProgram, withProgram } from "./programs";
+import { hostProgram } from "../templates/programs";
+import { runProgram, withProgram } from "./programs";
 import { createTier, type Member, type Platform } from "./tier";
 
 export interface PhpBuilderArgs {
@@ -46,7 +47,7 @@ export class PhpBuilder extends pulumi.ComponentResource {
         },
         {
           parent: this,
-          dependsOn: [builder.config.nodes.config],
+          dependsOn: [builder.config.nodes.gate],
           hideDiffs: ["connection"],
           customTimeouts: { create: "60m", update: "60m" },
         },

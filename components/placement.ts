@@ -16,27 +16,32 @@ export interface Placement {
 }
 
 /** Looks up the places that `fleet:vsphere` names and creates the stack's folder and tag. */
-export function createPlacement(fleet: Fleet): Placement {
+export function createPlacement(fleet: Fleet, provider: pulumi.ProviderResource): Placement {
+  const at = { provider };
   const where = fleet.config.vsphere;
-  const datacenterId = vsphere.getDatacenterOutput({ name: where.datacenter }).apply((d) => d.id);
-  const cluster = vsphere.getComputeClusterOutput({ name: where.cluster, datacenterId });
+  const datacenterId = vsphere.getDatacenterOutput({ name: where.datacenter }, at).apply((d) => d.id);
+  const cluster = vsphere.getComputeClusterOutput({ name: where.cluster, datacenterId }, at);
   const used = [...new Set(fleet.machines.map((m: Machine) => m.debian))];
-  const folder = new vsphere.Folder("fleet", { path: where.folder, type: "vm", datacenterId });
-  const category = new vsphere.TagCategory("fleet", {
-    name: `php-fleet-${fleet.stack}`,
-    cardinality: "SINGLE",
-    associableTypes: ["VirtualMachine"],
-    description: "VMs that the fleet program manages, by stack",
-  });
-  const tag = new vsphere.Tag("fleet", { name: fleet.stack, categoryId: category.id });
+  const folder = new vsphere.Folder("fleet", { path: where.folder, type: "vm", datacenterId }, at);
+  const category = new vsphere.TagCategory(
+    "fleet",
+    {
+      name: `php-fleet-${fleet.stack}`,
+      cardinality: "SINGLE",
+      associableTypes: ["VirtualMachine"],
+      description: "VMs that the fleet program manages, by stack",
+    },
+    at,
+  );
+  const tag = new vsphere.Tag("fleet", { name: fleet.stack, categoryId: category.id }, at);
   return {
     resourcePoolId: cluster.apply((c) => c.resourcePoolId),
     clusterId: cluster.apply((c) => c.id),
-    datastoreId: vsphere.getDatastoreOutput({ name: where.datastore, datacenterId }).apply((d) => d.id),
-    networkId: vsphere.getNetworkOutput({ name: where.network, datacenterId }).apply((n) => n.id),
+    datastoreId: vsphere.getDatastoreOutput({ name: where.datastore, datacenterId }, at).apply((d) => d.id),
+    networkId: vsphere.getNetworkOutput({ name: where.network, datacenterId }, at).apply((n) => n.id),
     folder: folder.path,
     templates: Object.fromEntries(
-      used.map((debian) => [debian, vsphere.getVirtualMachineOutput({ name: where.templates[debian] ?? "", datacenterId })]),
+      used.map((debian) => [debian, vsphere.getVirtualMachineOutput({ name: where.templates[debian] ?? "", datacenterId }, at)]),
     ),
     tagId: tag.id,
   };

@@ -1,13 +1,8 @@
-import * as fs from "fs";
 import * as path from "path";
+import { hostProgram } from "../templates/programs";
 
 /** Root of the project, from which the program reads what it carries to the VMs. */
 export const projectRoot = path.join(__dirname, "..");
-
-/** Text of a program of host/. */
-export function hostProgram(name: string): string {
-  return fs.readFileSync(path.join(projectRoot, "host", name), "utf8");
-}
 
 /**
  * Standard input for the loader: the length of the program, the program, and what it shall read.
@@ -18,4 +13,7 @@ export function withProgram(program: string, input: string): string {
 }
 
 /** Command that runs the program which arrives on standard input: no file, no argument, nothing in a process list. */
-export const runProgram = `sudo -n /usr/bin/python3 -I -c '${hostProgram("loader.py.txt").trim()}'`;
+export const runProgram = `sudo -n /usr/bin/python3 -IB -c '${hostProgram("loader.py.txt").trim()}'`;
+
+/** The program that changes a VM; its verb and nothing secret follows. */
+export const converge = "sudo -n /usr/bin/python3 -IB /usr/local/lib/fleet/converge.py";

@@ -1,6 +1,8 @@
 import * as pulumi from "@pulumi/pulumi";
+import { healthPort } from "../config/load";
 import type { Fleet, Machine } from "../config/model";
-import { join, type HostContent } from "../templates/content";
+import { seconds } from "../config/units";
+import { join, type HostContent, type Rollout } from "../templates/content";
 import { systemPart } from "../templates/system/system";
 import { Host, type HostArgs } from "./host";
 import { HostConfig, type HostConfigArgs } from "./host-config";
@@ -9,6 +11,8 @@ import type { Placement } from "./placement";
 /** What every tier is given: the platform in plain values, its place, its secrets. */
 export interface Platform {
   readonly fleet: Fleet;
+  /** The vCenter that every VM is in, by explicit provider: its password is none of the stack's configuration. */
+  readonly providers: { readonly vsphere: pulumi.ProviderResource };
   readonly placement: Placement;
   /** Secret texts by name; `sshPrivateKey` is the program's own way in. */
   readonly secrets: Readonly<Record<string, pulumi.Input<string>>> & { readonly sshPrivateKey: pulumi.Input<string> };
@@ -21,8 +25,8 @@ export interface TierArgs {
   readonly machines: readonly Machine[];
   /** Content of one VM. */
   readonly content: (machine: Machine) => readonly Partial<HostContent>[];
-  /** Beside the content: PHP builds, file systems, programs. @default none */
-  readonly extras?: (machine: Machine) => Pick<HostConfigArgs, "artefacts" | "filesystems" | "programs">;
+  /** Beside the content: PHP builds, file systems. @default none */
+  readonly extras?: (machine: Machine) => Pick<HostConfigArgs, "artefacts" | "filesystems">;
   /** What must be configured before any VM of the tier. @default nothing */
   readonly after?: readonly pulumi.Resource[];
   readonly transform?: HostArgs["transform"];
@@ -36,27 +40,37 @@ export interface Member {
 
 /**
  * Creates the VMs of one tier. All are born and given their base side by side; their contents are
- * changed one VM after the other, unless the stack says `rollout: parallel`.
+ * changed one VM after the other, unless the stack says `rollout.order: parallel`.
  */
 export function createTier(tier: string, args: TierArgs, parent: pulumi.Resource): Member[] {
   const { platform } = args;
-  const serial = platform.fleet.config.rollout === "serial";
+  const { rollout } = platform.fleet.config;
+  const serial = rollout.order === "serial";
+  // Until the last VM is proved, those before it may still go back.
+  const held = rollout.onFailure === "revert" && serial && args.machines.length > 1;
+  // All VMs come first: while one is powered off for its new size, no other is touched.
+  const hosts = args.machines.map(
+    (machine) =>
+      new Host(
+        tier,
+        {
+          machine,
+          peers: args.machines.filter((m) => m.name !== machine.name),
+          config: platform.fleet.config,
+          placement: platform.placement,
+          sshPrivateKey: platform.secrets.sshPrivateKey,
+          ...(args.transform ? { transform: args.transform } : {}),
+        },
+        { parent },
+      ),
+  );
+  const vms = hosts.map((h) => h.nodes.vm);
   const members: Member[] = [];
-  for (const machine of args.machines) {
-    const host = new Host(
-      tier,
-      {
-        machine,
-        config: platform.fleet.config,
-        placement: platform.placement,
-        sshPrivateKey: platform.secrets.sshPrivateKey,
-        ...(args.transform ? { transform: args.transform } : {}),
-      },
-      { parent },
-    );
+  for (const host of hosts) {
+    const { machine } = host;
     const parts = args.content(machine);
     const own = join(...parts);
-    const content = join(...parts, systemPart(machine, own.units, own.health));
+    const content = join({ rollout: rolloutOf(platform.fleet, machine) }, ...parts, systemPart(machine, own));
     const previous = members.at(-1);
     const config = new HostConfig(
       tier,
@@ -66,11 +80,41 @@ export function createTier(tier: string, args: TierArgs, parent: pulumi.Resource
         secrets: platform.secrets,
         digestKey: platform.digestKey,
         ...args.extras?.(machine),
-        after: [...(args.after ?? []), ...(serial && previous ? [previous.config.nodes.config] : [])],
+        after: [...vms, ...(args.after ?? []), ...(serial && previous ? [previous.config.nodes.gate] : [])],
+        holdSeconds: held ? (seconds(rollout.holdDeadline) ?? 0) : 0,
       },
       { parent },
     );
     members.push({ host, config });
   }
+  if (held) confirm(tier, members);
   return members;
+}
+
+/** Every VM of the tier is proved: their changes are settled, one after the other, as one that went back is applied again. */
+function confirm(tier: string, members: readonly Member[]): void {
+  let before: readonly pulumi.Resource[] = members.map((m) => m.config.nodes.gate);
+  for (const { config } of members) before = [...before, config.gate(`${tier}-confirm`, 0, before)];
+}
+
+/**
+ * How a VM goes through a change, from the stack's configuration. Nothing of it may depend on the
+ * other VMs of its tier: one VM more would be a change of all.
+ */
+export function rolloutOf(fleet: Fleet, machine: Machine): Rollout {
+  const { rollout } = fleet.config;
+  const whole = (text: string): number => Math.ceil(seconds(text) ?? 0);
+  const services = fleet.services.filter((s) => s.realServers.some((r) => r.name === machine.name));
+  const directors = fleet.machines.filter((m) => m.role === "director");
+  return {
+    address: machine.address,
+    responder: `${machine.address}:${healthPort}`,
+    services: directors.length > 0 ? services.flatMap((s) => s.ports.map((port) => `${s.vip}:${port}`)) : [],
+    balancers: directors.map((m) => `${m.address}:${healthPort}`),
+    minimumServers: rollout.minimumServers,
+    drainSeconds: whole(rollout.drain),
+    minHealthySeconds: whole(rollout.minHealthyTime),
+    healthyDeadlineSeconds: whole(rollout.healthyDeadline),
+    confirmSeconds: whole(rollout.confirmDeadline),
+  };
 }

@@ -1,5 +1,9 @@
 import * as pulumi from "@pulumi/pulumi";
+import * as vsphere from "@pulumi/vsphere";
+import { MockMonitor } from "@pulumi/pulumi/runtime/mocks";
 import { beforeAll, describe, expect, it } from "vitest";
+import { powersOff } from "../../components/reboot";
+import { unwantedUnits } from "../../components/host-config";
 import type { Platform } from "../../components/tier";
 import { loadFleet } from "../../config/load";
 import { exampleSecrets, writtenStack } from "./example";
@@ -21,7 +25,13 @@ interface Recorded {
 const recorded: Recorded[] = [];
 const isSecret = (value: unknown): boolean => typeof value === "object" && value !== null && "4dabf18193072939515e22adb298388d" in value;
 
+/** The SDK's own mock of the engine knows no resource hooks yet; here they are only taken note of. */
+interface HookRegistrar {
+  registerResourceHook?: (request: unknown, done: (error: null, empty: object) => void) => void;
+}
+
 function recordResources(): void {
+  (MockMonitor.prototype as HookRegistrar).registerResourceHook = (_, done) => done(null, {});
   let clock = 0;
   void pulumi.runtime.setMocks(
     {
@@ -65,9 +75,11 @@ beforeAll(async () => {
   const { createMoodle } = await import("../../stacks/moodle");
   const written = structuredClone(writtenStack("prod"));
   const { fleet } = loadFleet(written);
+  const vcenter = new vsphere.Provider("vcenter", { vsphereServer: "vcenter", user: "fleet", password: "password" });
   const platform: Platform = {
     fleet,
-    placement: createPlacement(fleet),
+    providers: { vsphere: vcenter },
+    placement: createPlacement(fleet, vcenter),
     secrets: {
       ...exampleSecrets,
       sshPrivateKey: pulumi.secret(hostKeyFromSeed("1".repeat(64), operatorKey).privateKey),
@@ -107,7 +119,7 @@ describe("every VM of prod is asked for with the documented size", () => {
 it("every child is named after its tier and its host, never after a position", () => {
   const tiers = "nas|lvs|apache|php-a|php-b|builder-bookworm|institutional|timetable|moodle";
   const pattern = new RegExp(
-    `^(fleet|(${tiers})|(${tiers})-apart|(${tiers})-(host|vm|key|content|base|secrets|config)-[a-z][a-z0-9-]*|builder-bookworm-php-8\\.2)$`,
+    `^(fleet|vcenter|(${tiers})|(${tiers})-apart|(${tiers})-(host|vm|key|content|base|secrets|config|gate|confirm)-[a-z][a-z0-9-]*|builder-bookworm-php-8\\.2)$`,
   );
   expect(recorded.map((r) => r.name).filter((name) => !pattern.test(name))).toEqual([]);
 });
@@ -121,9 +133,17 @@ it("each tier of several VMs has one anti-affinity rule over all of them", () =>
 
 describe("the order of a rollout is data", () => {
   it("contents of one tier change one VM after the other", () => {
-    expect(named("apache-config-web2").begun).toBeGreaterThan(named("apache-config-web1").ended);
-    expect(named("lvs-config-lb2").begun).toBeGreaterThan(named("lvs-config-lb1").ended);
-    expect(named("moodle-config-moodle4").begun).toBeGreaterThan(named("moodle-config-moodle3").ended);
+    expect(named("apache-config-web2").begun).toBeGreaterThan(named("apache-gate-web1").ended);
+    expect(named("lvs-config-lb2").begun).toBeGreaterThan(named("lvs-gate-lb1").ended);
+    expect(named("moodle-config-moodle4").begun).toBeGreaterThan(named("moodle-gate-moodle3").ended);
+  });
+
+  it("a VM is gated after its content, and settled for good after every gate of its tier", () => {
+    expect(named("apache-gate-web1").begun).toBeGreaterThan(named("apache-config-web1").ended);
+    expect(named("apache-confirm-web1").begun).toBeGreaterThan(named("apache-gate-web2").ended);
+    expect(named("apache-confirm-web2").begun).toBeGreaterThan(named("apache-confirm-web1").ended);
+    const hold = (name: string): number => (JSON.parse(String(named(name).inputs["stdin"])) as { holdSeconds: number }).holdSeconds;
+    expect([hold("apache-gate-web1"), hold("apache-confirm-web1")]).toEqual([1800, 0]);
   });
 
   it("bases go side by side: the second begins before the first has ended", () => {
@@ -155,7 +175,7 @@ describe("every remote command", () => {
 
   it("has a command text that is the same on every VM, so nothing secret or special can be in it", () => {
     const texts = new Set(commands().map((c) => c.inputs["create"]));
-    expect(texts.size).toBe(4);
+    expect(texts.size).toBe(5);
   });
 
   it("shows the bundle to a reviewer and hides the secrets", () => {
@@ -167,6 +187,20 @@ describe("every remote command", () => {
     for (const secret of Object.values(exampleSecrets)) expect(bundles.join("")).not.toContain(secret);
     expect(bundles.join("")).not.toContain("library's sessions");
   });
+});
+
+it("a VM is powered off for a change of size to shrink, and to grow only where nothing can be hot-added", () => {
+  const hot = { numCpus: 4, memory: 4096, cpuHotAddEnabled: true, memoryHotAddEnabled: true };
+  const cold = { ...hot, memoryHotAddEnabled: false };
+  const changes = [{ memory: 4096 }, { memory: 8192 }, { memory: 2048 }, { numCpus: 8 }, { numCpus: 2 }];
+  expect(changes.map((change) => powersOff(hot, { ...hot, ...change }))).toEqual([false, false, true, false, true]);
+  expect(changes.map((change) => powersOff(cold, { ...cold, ...change }))).toEqual([false, true, true, false, true]);
+  expect(powersOff(hot, cold)).toBe(true);
+});
+
+it("base stops no service that the bundle runs", () => {
+  expect(unwantedUnits({ units: [] })).toContain("nfs-server.service");
+  expect(unwantedUnits({ units: [{ name: "nfs-server.service" }] })).toEqual(["apache2.service", "keepalived.service"]);
 });
 
 it("user data, which holds the host's private key, is a secret", () => {

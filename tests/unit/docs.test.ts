@@ -39,7 +39,7 @@ describe("docs/configuration.md is true", () => {
     expect(examples("stack").length).toBeGreaterThan(0);
     for (const example of examples("stack")) {
       const config = Object.fromEntries(Object.entries(YAML.parse(example) as object).map(([k, v]: [string, unknown]) => [k.slice(6), v]));
-      expect(() => loadFleet({ stack: "example", config: { ...config, secrets: exampleSecrets }, sites: {} })).not.toThrow();
+      expect(() => loadFleet({ stack: "example", config, encrypted: [], secrets: exampleSecrets, sites: {} })).not.toThrow();
     }
   });
 

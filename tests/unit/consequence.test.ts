@@ -1,0 +1,38 @@
+import { describe, expect, it } from "vitest";
+import { consequences } from "../../components/consequence";
+import { bundle } from "../../templates/bundle";
+import { join, type HostContent } from "../../templates/content";
+
+const whole = (...parts: Partial<HostContent>[]): string => bundle("web1", join(...parts), { key: "0".repeat(32) });
+const site = (text: string): Partial<HostContent> => ({ files: [{ path: "/etc/v/site.conf", text }] });
+const unit = (fields: object): Partial<HostContent> => ({ units: [{ name: "web.service", ...fields }] });
+
+describe("a preview tells what a change does on the VM", () => {
+  it.each([
+    ["a reload", unit({ reload: ["/etc/v/"] }), ["changed /etc/v/site.conf", "reload web.service"]],
+    ["a restart", unit({ restart: ["/etc/v/site.conf"] }), ["changed /etc/v/site.conf", "restart web.service"]],
+    ["a drain", unit({ restart: ["/etc/v/"], drain: true }), ["changed /etc/v/site.conf", "restart web.service, drained"]],
+    ["nothing but the file", unit({ reload: ["/etc/v"] }), ["changed /etc/v/site.conf"]],
+  ])("%s", (_, service, lines) => {
+    expect(consequences(whole(site("a\n"), service), whole(site("b\n"), service))).toEqual(lines);
+    expect(consequences(whole(site("a\n"), service), whole(site("a\n"), service))).toEqual([]);
+  });
+
+  it("what is new and what goes, of files and of units", () => {
+    const action: Partial<HostContent> = { actions: [{ name: "kernel parameters", argv: ["/x"], paths: ["/etc/v/"] }] };
+    expect(consequences(whole(), whole(site("a\n"), unit({}), action))).toEqual([
+      "new /etc/v/site.conf",
+      "run kernel parameters",
+      "start web.service",
+    ]);
+    expect(consequences(whole(site("a\n"), unit({ drain: true })), whole())).toEqual([
+      "removed /etc/v/site.conf",
+      "stop web.service, drained",
+    ]);
+  });
+
+  it("a line of a file that looks like a record is a line of a file", () => {
+    const tricky = site('@unit {"name":"evil.service"}\n');
+    expect(consequences(whole(), whole(tricky))).toEqual(["new /etc/v/site.conf"]);
+  });
+});

@@ -1,0 +1,173 @@
+// fleet: what a stack's VMs are, and how they differ from what they should be. It changes nothing but secrets.
+import Table from "cli-table3";
+import { spawnSync } from "child_process";
+import { Command, InvalidArgumentError } from "commander";
+import * as fs from "fs";
+import { converge } from "../components/programs";
+import { run, type Address } from "../components/ssh";
+import { secretsFile } from "../config/load";
+import { secretNames } from "../config/schema";
+import { addressesOf, CliError, machinesOf, type FleetMachine } from "./stack";
+
+/** VMs asked at the same time. */
+const parallel = 16;
+
+/** What converge on one VM said, or why it could not be asked. */
+interface Answer<T> {
+  readonly machine: FleetMachine;
+  readonly said?: T;
+  readonly error?: string;
+}
+
+/** One difference between a VM and its live generation. */
+interface Finding {
+  readonly kind: string;
+  readonly name: string;
+  readonly what: string;
+  /** Unified diff, where the difference is one of text. */
+  readonly diff?: string;
+}
+interface Drift {
+  readonly generation: string | null;
+  readonly findings: readonly Finding[];
+}
+
+interface Status {
+  readonly generation: string | null;
+  /** Seconds since 1970; absent before the first change. */
+  readonly changed?: number;
+  readonly unsettled: readonly string[];
+  readonly drained: boolean;
+  /** Health checks that fail now, and why; null where nobody answers for them. */
+  readonly failing: Readonly<Record<string, string>> | null;
+  readonly artefacts: readonly string[];
+}
+
+/** VMs of a stack and the way to them. */
+const vmsOf = (stack: string): Map<FleetMachine, Address> => addressesOf(stack, machinesOf(stack));
+
+/** Asks every VM, each over one SSH session. */
+async function askAll<T>(vms: ReadonlyMap<FleetMachine, Address>, verb: string, exits: readonly number[]): Promise<Answer<T>[]> {
+  const answers = new Map<FleetMachine, Answer<T>>();
+  const waiting = [...vms];
+  const worker = async (): Promise<void> => {
+    for (let next = waiting.shift(); next; next = waiting.shift()) {
+      const [machine, address] = next;
+      try {
+        const { status, stdout, stderr } = await run(address, `${converge} ${verb}`);
+        const failed = !exits.includes(status);
+        answers.set(
+          machine,
+          failed ? { machine, error: stderr.trim() || `exit status ${status}` } : { machine, said: JSON.parse(stdout) as T },
+        );
+      } catch (error) {
+        answers.set(machine, { machine, error: (error as Error).message });
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: parallel }, worker));
+  return [...vms.keys()].flatMap((m) => answers.get(m) ?? []);
+}
+
+function driftText(answers: readonly Answer<Drift>[]): string {
+  const lines: string[] = [];
+  for (const { machine, said, error } of answers) {
+    if (error !== undefined) lines.push(`${machine.name}: could not be asked: ${error}`);
+    for (const { kind, name, what, diff } of said?.findings ?? []) {
+      lines.push(`${machine.name}: ${kind} ${name}: ${what}`);
+      if (diff) lines.push(diff.trimEnd());
+    }
+  }
+  const differing = answers.filter((a) => (a.said?.findings.length ?? 0) > 0).length;
+  const count = answers.reduce((sum, a) => sum + (a.said?.findings.length ?? 0), 0);
+  lines.push(`${answers.length} VMs asked, ${differing} differ, ${count} differences`);
+  return lines.join("\n");
+}
+
+/** Health of a VM in a word or two; an empty text is good. */
+function trouble({ said, error }: Answer<Status>): string {
+  if (error !== undefined) return error;
+  if (!said) return "";
+  const failing = Object.entries(said.failing ?? { "health responder": "does not answer" });
+  return [
+    ...failing.map(([name, reason]) => `${name}: ${reason}`),
+    ...(said.drained ? ["drained"] : []),
+    ...(said.unsettled.length > 0 ? ["change not settled"] : []),
+  ].join("; ");
+}
+
+function statusText(answers: readonly Answer<Status>[]): string {
+  const table = new Table({
+    head: ["VM", "role", "address", "vCPU", "RAM MB", "Debian", "PHP", "generation", "last change (UTC)", "health"],
+    style: { head: [], border: [] },
+  });
+  for (const answer of answers) {
+    const { machine: m, said } = answer;
+    const changed = said?.changed === undefined ? "" : new Date(said.changed * 1000).toISOString().slice(0, 16).replace("T", " ");
+    const php = (said?.artefacts ?? []).map((name) => name.split("-")[0]).join(" ");
+    const generation = said?.generation?.slice(0, 12) ?? "";
+    table.push([m.name, m.role, m.address, m.vcpu, m.memoryMb, m.debian, php, generation, changed, trouble(answer) || "ok"]);
+  }
+  const bad = answers.filter((a) => trouble(a)).length;
+  return `${table.toString()}\n${answers.length} VMs, ${bad === 0 ? "all well" : `${bad} not well`}`;
+}
+
+const cli = new Command("fleet").description("What the VMs of a stack are, and how they differ from what they should be.");
+const stackOption = ["-s, --stack <name>", "the stack"] as const;
+
+cli
+  .command("drift")
+  .description("how each VM differs from its live generation; exit code 2 where one does, 1 where one could not be asked")
+  .requiredOption(...stackOption)
+  .option("--json", "for programs")
+  .action(async (options: { stack: string; json?: boolean }) => {
+    const answers = await askAll<Drift>(vmsOf(options.stack), "drift", [0, 2]);
+    const plain = answers.map(({ machine, said, error }) => ({ vm: machine.name, ...said, ...(error === undefined ? {} : { error }) }));
+    process.stdout.write(`${options.json ? JSON.stringify(plain, null, 2) : driftText(answers)}\n`);
+    if (answers.some((a) => a.error !== undefined)) process.exitCode = 1;
+    else if (answers.some((a) => (a.said?.findings.length ?? 0) > 0)) process.exitCode = 2;
+  });
+
+cli
+  .command("status")
+  .description("one screen: VMs, generations, health, PHP; exit code 1 where a VM is not well")
+  .requiredOption(...stackOption)
+  .option("--json", "for programs")
+  .option("--watch [seconds]", "again every so many seconds, until interrupted", wholeSeconds)
+  .action(async (options: { stack: string; json?: boolean; watch?: number | true }) => {
+    const every = options.watch === true ? 2 : options.watch;
+    const vms = vmsOf(options.stack);
+    for (;;) {
+      const answers = await askAll<Status>(vms, "status", [0]);
+      const plain = answers.map(({ machine, said, error }) => ({ ...machine, ...said, ...(error === undefined ? {} : { error }) }));
+      const clear = every !== undefined && process.stdout.isTTY ? "\x1b[H\x1b[2J" : "";
+      process.stdout.write(`${clear}${options.json ? JSON.stringify(plain, null, 2) : statusText(answers)}\n`);
+      process.exitCode = answers.some((a) => trouble(a)) ? 1 : 0;
+      if (every === undefined) return;
+      await new Promise((resolve) => setTimeout(resolve, every * 1000));
+    }
+  });
+
+cli
+  .command("secret <name>")
+  .description(`set a secret of a stack from standard input: ${secretNames.join(", ")}`)
+  .requiredOption(...stackOption)
+  .action((name: string, options: { stack: string }) => {
+    if (!secretNames.includes(name)) throw new CliError(`${name} is no secret of a stack; there are: ${secretNames.join(", ")}`);
+    if (process.stdin.isTTY)
+      throw new CliError(`give the secret on standard input: npm run fleet -- secret ${name} -s ${options.stack} < FILE`);
+    const input = fs.readFileSync(0);
+    const words = ["config", "set", "--non-interactive", "--secret", "--stack", options.stack, "--config-file", secretsFile(options.stack)];
+    const { status } = spawnSync("pulumi", [...words, `fleet:${name}`], { input, stdio: ["pipe", "inherit", "inherit"] });
+    process.exitCode = status ?? 1;
+  });
+
+function wholeSeconds(text: string): number {
+  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError("give whole seconds, 1 or more");
+  return Number(text);
+}
+
+cli.parseAsync().catch((error: unknown) => {
+  process.stderr.write(`fleet: ${error instanceof CliError ? error.message : String((error as Error).stack ?? error)}\n`);
+  process.exitCode = 1;
+});

@@ -82,6 +82,15 @@ cli
     process.exitCode = await fleet.pulumiVerb(words);
   });
 
+cli
+  .command("fleet [arguments...]")
+  .description("a verb of the fleet's own tool on the lab's stack, such as status and drift")
+  .allowUnknownOption()
+  .passThroughOptions()
+  .action(async (words: string[]) => {
+    process.exitCode = await fleet.fleetVerb(words);
+  });
+
 const verbs: [verb: string, description: string][] = [
   ["start", "power a machine on"],
   ["stop", "ask a machine to shut down, and wait"],

@@ -6,18 +6,26 @@ import { createHash, randomBytes } from "crypto";
 import * as fs from "fs";
 import * as path from "path";
 import * as YAML from "yaml";
+import { removeStaleLocks } from "../cli/locks";
+import { secretsFile } from "../config/load";
+import type { Secrets } from "../config/schema";
 import type { Facts } from "./facts";
 import { labPaths, labRoot, repoRoot } from "./paths";
+import { labNumber, relocated } from "./settings";
 import { LabError, run, step, writeAtomic } from "./shell";
 import { machines, removeVm, type Machine } from "./vcenter";
 
 const stackName = "lab";
-/** A project directory of the lab's own, so that no command writes into the checkout. */
-const projectDirectory = path.join(labRoot, "project");
+/** A Pulumi project of the lab's own whose program is this checkout's: no command writes into the checkout. */
+export const projectDirectory = path.join(labRoot, "project");
 const backend = path.join(labRoot, "pulumi");
 const passphraseFile = path.join(labRoot, "passphrase");
-/** The stack's configuration: the committed one and the lab's secrets, encrypted. */
-export const configFile = path.join(labRoot, "Pulumi.lab.yaml");
+/** The stack's configuration: the committed one, for this lab. */
+export const configFile = path.join(projectDirectory, `Pulumi.${stackName}.yaml`);
+/** The lab's secrets, encrypted. */
+const secretsPath = path.join(projectDirectory, secretsFile(stackName));
+/** Site files of a lab that is not number 0, with its own addresses. */
+const sitesDirectory = path.join(projectDirectory, "sites");
 const upLog = path.join(labPaths.logs, "pulumi-up.log");
 
 /** Environment of every pulumi command on the lab's stack: file backend and passphrase in the lab. */
@@ -37,59 +45,58 @@ async function pulumi(args: readonly string[], input = ""): Promise<string> {
   return run("pulumi", ["-C", projectDirectory, "--non-interactive", ...args], { env, input });
 }
 
+/** Writes the lab's project file; another checkout may have brought the lab up last. */
+function writeProject(): void {
+  const project = YAML.parse(fs.readFileSync(path.join(repoRoot, "Pulumi.yaml"), "utf8")) as { main: string };
+  fs.mkdirSync(projectDirectory, { recursive: true, mode: 0o700 });
+  writeAtomic(path.join(projectDirectory, "Pulumi.yaml"), YAML.stringify({ ...project, main: path.join(repoRoot, project.main) }));
+  if (labNumber === 0) return;
+  const committed = path.join(repoRoot, "sites", stackName);
+  fs.rmSync(sitesDirectory, { recursive: true, force: true });
+  for (const name of fs.readdirSync(committed)) {
+    writeAtomic(path.join(sitesDirectory, name), relocated(fs.readFileSync(path.join(committed, name), "utf8")));
+  }
+}
+
 /** Writes the stack's configuration when the committed one or a fact has changed since. */
 async function writeStackConfig(): Promise<void> {
   const facts = JSON.parse(fs.readFileSync(labPaths.facts, "utf8")) as Facts;
-  const committed = fs.readFileSync(path.join(repoRoot, "Pulumi.lab.yaml"), "utf8");
+  const committed = relocated(fs.readFileSync(path.join(repoRoot, "Pulumi.lab.yaml"), "utf8"));
   const stamp = `# inputs ${createHash("sha256").update(committed).update(JSON.stringify(facts)).digest("hex")}`;
-  if (fs.existsSync(configFile) && fs.readFileSync(configFile, "utf8").includes(stamp)) return;
-  const draft = `${configFile}.draft.yaml`;
+  if (fs.existsSync(secretsPath) && fs.existsSync(configFile) && fs.readFileSync(configFile, "utf8").includes(stamp)) return;
+  await initialise();
+  const { encryptionsalt } = YAML.parse(fs.readFileSync(configFile, "utf8")) as { encryptionsalt: string };
+  const { config } = YAML.parse(committed, { merge: true }) as { config: Record<string, object> };
   const content = {
-    encryptionsalt: await initialise(),
+    encryptionsalt,
     config: {
-      ...(YAML.parse(committed, { merge: true }) as { config: object }).config,
-      "vsphere:vsphereServer": facts.vsphereServer,
-      "vsphere:user": facts.vsphereUser,
-      "vsphere:allowUnverifiedSsl": true,
+      ...config,
+      ...(labNumber === 0 ? {} : { "fleet:sites": sitesDirectory }),
+      "fleet:vsphere": { ...config["fleet:vsphere"], server: facts.vsphereServer, user: facts.vsphereUser, allowUnverifiedSsl: true },
     },
   };
-  fs.writeFileSync(draft, YAML.stringify(content, { aliasDuplicateObjects: false }), { mode: 0o600 });
-  const secrets = {
-    "vsphere:password": facts.vspherePassword,
-    "fleet:secrets.sshPrivateKey": facts.sshPrivateKey,
-    "fleet:secrets.tlsCertificate": facts.tlsCertificate,
-    "fleet:secrets.tlsPrivateKey": facts.tlsPrivateKey,
-    "fleet:secrets.redisPassword": facts.redisPassword,
+  const draft = `${secretsPath}.draft.yaml`;
+  writeAtomic(draft, YAML.stringify({ encryptionsalt }), 0o600);
+  const secrets: Secrets = {
+    vspherePassword: facts.vspherePassword,
+    sshPrivateKey: facts.sshPrivateKey,
+    tlsCertificate: facts.tlsCertificate,
+    tlsPrivateKey: facts.tlsPrivateKey,
+    redisPassword: facts.redisPassword,
   };
-  for (const [key, value] of Object.entries(secrets)) {
-    await pulumi(["config", "set", "--stack", stackName, "--config-file", draft, "--secret", "--path", key], value);
+  for (const [name, value] of Object.entries(secrets)) {
+    await pulumi(["config", "set", "--stack", stackName, "--config-file", draft, "--secret", `fleet:${name}`], value);
   }
-  fs.appendFileSync(draft, `${stamp}\n`);
-  fs.renameSync(draft, configFile);
+  fs.renameSync(draft, secretsPath);
+  writeAtomic(configFile, `${YAML.stringify(content, { aliasDuplicateObjects: false })}${stamp}\n`, 0o600);
 }
 
-/** Creates the stack where there is none yet; returns the salt of its encryption. */
-async function initialise(): Promise<string> {
-  fs.mkdirSync(projectDirectory, { recursive: true });
-  fs.copyFileSync(path.join(repoRoot, "Pulumi.yaml"), path.join(projectDirectory, "Pulumi.yaml"));
-  const file = path.join(projectDirectory, `Pulumi.${stackName}.yaml`);
+/** Creates the stack where there is none yet; its file then holds the salt of its encryption. */
+async function initialise(): Promise<void> {
   const known = JSON.parse(await pulumi(["stack", "ls", "--json"])) as { name: string }[];
-  if (!known.some((s) => s.name.split("/").at(-1) === stackName)) {
-    fs.rmSync(file, { force: true });
-    await pulumi(["stack", "init", stackName, "--secrets-provider", "passphrase"]);
-  }
-  return (YAML.parse(fs.readFileSync(file, "utf8")) as { encryptionsalt: string }).encryptionsalt;
-}
-
-/** Removes locks of the stack whose process is gone: a killed run must not stand in the way of the next. */
-function removeStaleLocks(): void {
-  const locks = path.join(backend, ".pulumi", "locks");
-  if (!fs.existsSync(locks)) return;
-  const names = fs.readdirSync(locks, { recursive: true, encoding: "utf8" });
-  for (const file of names.filter((n) => n.endsWith(".json")).map((n) => path.join(locks, n))) {
-    const { pid } = JSON.parse(fs.readFileSync(file, "utf8")) as { pid: number };
-    if (!fs.existsSync(`/proc/${pid}`)) fs.rmSync(file);
-  }
+  if (known.some((s) => s.name.split("/").at(-1) === stackName)) return;
+  fs.rmSync(configFile, { force: true });
+  await pulumi(["stack", "init", stackName, "--secrets-provider", "passphrase"]);
 }
 
 /** State of the stack, as far as the lab looks into it. */
@@ -113,7 +120,7 @@ async function settleInterrupted(stack: Stack): Promise<void> {
       const name = resource.inputs?.name;
       if (type === "creating" && resource.type === "vsphere:index/virtualMachine:VirtualMachine" && name) await removeVm(name);
     }
-    await stack.refresh({ configFile, clearPendingCreates: true });
+    await stack.refresh({ clearPendingCreates: true });
   });
 }
 
@@ -151,9 +158,10 @@ class Progress {
 
 /** The stack of the lab, ready for `up`, `preview` and the like. */
 async function labStack(): Promise<Stack> {
+  writeProject();
   await writeStackConfig();
-  removeStaleLocks();
-  const workspace = await LocalWorkspace.create({ workDir: repoRoot, envVars: pulumiEnvironment() });
+  removeStaleLocks(backend);
+  const workspace = await LocalWorkspace.create({ workDir: projectDirectory, envVars: pulumiEnvironment() });
   return Stack.select(stackName, workspace);
 }
 
@@ -170,17 +178,6 @@ interface FleetMachine {
 
 /** `pulumi up` of the lab's stack, with progress, and the summary table at the end. */
 export async function up(): Promise<void> {
-  // Whatever reads the stack's outputs or state has pulumi write its salt into the committed file: that is put back.
-  const committedFile = path.join(repoRoot, "Pulumi.lab.yaml");
-  const committed = fs.readFileSync(committedFile);
-  try {
-    await bringUp();
-  } finally {
-    if (!fs.readFileSync(committedFile).equals(committed)) fs.writeFileSync(committedFile, committed);
-  }
-}
-
-async function bringUp(): Promise<void> {
   const stack = await labStack();
   const progress = new Progress(hostNames(YAML.parse(fs.readFileSync(configFile, "utf8"))));
   fs.rmSync(upLog, { force: true });
@@ -188,7 +185,6 @@ async function bringUp(): Promise<void> {
   await step("pulumi up", async () => {
     try {
       await stack.up({
-        configFile,
         onOutput: (text) => fs.appendFileSync(upLog, text),
         onEvent: (event) => progress.take(event),
         parallel: 16,
@@ -269,15 +265,19 @@ function summary(
   ].join("\n");
 }
 
-/** Any pulumi command on the lab's stack, from this checkout. */
+/** Any pulumi command on the lab's stack, with this checkout's program. */
 export async function pulumiVerb(args: readonly string[]): Promise<number> {
   await labStack();
-  const known = ["up", "preview", "refresh", "destroy", "config"].includes(args[0] ?? "") ? ["--config-file", configFile] : [];
-  const { status } = spawnSync("pulumi", [...args, "--stack", stackName, ...known], {
-    cwd: repoRoot,
-    env: { ...process.env, ...pulumiEnvironment() },
-    stdio: "inherit",
-  });
+  const env = { ...process.env, ...pulumiEnvironment() };
+  const { status } = spawnSync("pulumi", ["-C", projectDirectory, ...args, "--stack", stackName], { env, stdio: "inherit" });
+  return status ?? 1;
+}
+
+/** A verb of cli/fleet.ts on the lab's stack. */
+export async function fleetVerb(args: readonly string[]): Promise<number> {
+  await labStack();
+  const options = { cwd: projectDirectory, env: { ...process.env, ...pulumiEnvironment() }, stdio: "inherit" } as const;
+  const { status } = spawnSync("tsx", [path.join(repoRoot, "cli", "fleet.ts"), ...args, "--stack", stackName], options);
   return status ?? 1;
 }
 

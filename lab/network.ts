@@ -16,7 +16,8 @@ export async function networkUp(): Promise<void> {
     await within("link", "add", bridge, "type", "bridge", "forward_delay", "0");
     await within("address", "add", `${network.gateway}/${network.prefix}`, "dev", bridge);
   }
-  await within("link", "set", bridge, "up");
+  // A bridge without an address of its own takes that of a port, and another when that machine dies: the gateway would be lost.
+  await within("link", "set", bridge, "address", network.gatewayMac, "up");
   if (!linkExists(outside.link) || !linkExists(inside.link, namespace)) {
     ask("ip", ["link", "del", outside.link]);
     await run("ip", ["link", "add", outside.link, "type", "veth", "peer", "name", inside.link, "netns", namespace]);

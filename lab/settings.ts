@@ -1,7 +1,6 @@
 // The lab's fixed facts: addresses and names. One place, so that nothing else spells them.
 /**
  * A second lab beside the first on one computer: FLEET_LAB_NUMBER 1 to 9 gives it networks, names and a port of its own.
- * The committed lab stack is for number 0.
  */
 export const labNumber = Number(process.env["FLEET_LAB_NUMBER"] ?? 0);
 if (!Number.isInteger(labNumber) || labNumber < 0 || labNumber > 9) {
@@ -10,12 +9,16 @@ if (!Number.isInteger(labNumber) || labNumber < 0 || labNumber > 9) {
 const suffix = labNumber === 0 ? "" : String(labNumber);
 const net = `10.${77 + labNumber}`;
 
+/** What is committed is written for number 0; this is the same text with the addresses of this lab. */
+export const relocated = (text: string): string => text.replaceAll("10.77.", `${net}.`);
+
 export const network = {
   /** Everything of the lab's network is inside this namespace, so removing it removes all of it. Also the cgroups' name. */
   namespace: `fleet-lab${suffix}`,
   bridge: "br0",
   /** The machines' network. The host side is their gateway. */
   gateway: `${net}.0.1`,
+  gatewayMac: "00:50:56:4d:00:01",
   prefix: 24,
   subnet: `${net}.0.0/24`,
   /** The way between the namespace and this computer: a pair of linked interfaces. */

@@ -4,7 +4,8 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     projects: [
-      { test: { name: "unit", include: ["tests/unit/**/*.test.ts"], pool: "threads" } },
+      // What is committed is for lab number 0, whichever lab this computer runs.
+      { test: { name: "unit", include: ["tests/unit/**/*.test.ts"], pool: "threads", env: { FLEET_LAB_NUMBER: "0" } } },
       {
         test: {
           name: "preview",
@@ -30,7 +31,7 @@ export default defineConfig({
           name: "soak",
           globalSetup: ["tests/lab/setup.ts"],
           include: ["tests/soak/**/*.test.ts"],
-          testTimeout: 600_000,
+          testTimeout: 3_600_000,
           hookTimeout: 1_800_000,
           fileParallelism: false,
           sequence: { concurrent: false },

@@ -1,37 +1,96 @@
-import { describe, expect, it } from "vitest";
-import { mistakenCheckout, on, pulumi, startProbe, status } from "./lab";
+import { afterAll, describe, expect, it } from "vitest";
+import { on, pulumi, status } from "./lab";
+import { inApache, printTable, rollOutMistake, sshd, type Mistake } from "./mistakes";
 
-/** Live generation of a machine, as converge names it. */
-const generation = async (name: string): Promise<string> => (await on(name, "readlink /var/lib/fleet/current")).trim();
+const apache = "templates/apache/apache.ts";
 
-describe("a broken template value fails `pulumi up`, names host and checker, and the old generation serves on", () => {
-  it.each([
-    ["Apache", "web1", "templates/apache/fleet.conf.mustache", "KeepAlive On", "KeepAlive Sometimes", /web[12]: check apache2 -t failed/],
-    ["FPM", "php1", "templates/php/fpm.conf.mustache", "pm = ondemand", "pm = whenever", /php[12]: check php-fpm -t of \w+ failed/],
-    [
-      "keepalived",
-      "lb1",
-      "templates/lvs/keepalived.conf.mustache",
-      "state BACKUP",
-      "state BAKCUP\n    unknown_word",
-      /lb[12]: check keepalived failed/,
+const mistakes: readonly Mistake[] = [
+  {
+    what: "bad Apache configuration",
+    host: "web1",
+    edits: [["templates/apache/fleet.conf.mustache", "KeepAlive On", "KeepAlive Sometimes"]],
+    message: /web1: check apache2 -t failed[^]*KeepAlive/,
+  },
+  {
+    what: "bad vhost",
+    host: "web1",
+    edits: [["templates/apache/vhost.conf.mustache", "DocumentRoot", "DocumentRot"]],
+    message: /web1: check apache2 -t failed[^]*DocumentRot/,
+  },
+  {
+    what: "bad pool",
+    host: "php1",
+    edits: [["templates/php/fpm.conf.mustache", "pm = ondemand", "pm = whenever"]],
+    message: /php1: check php-fpm -t of \w+ failed[^]*whenever/,
+  },
+  {
+    what: "bad php.ini",
+    host: "php1",
+    edits: [["templates/php/php.ini.mustache", "expose_php = Off", "expose_php = (Off"]],
+    message: /php1: check php.ini of \w+ failed[^]*syntax error/,
+  },
+  {
+    what: "bad keepalived configuration",
+    host: "lb1",
+    edits: [["templates/lvs/keepalived.conf.mustache", "state BACKUP", "state BAKCUP\n    unknown_word"]],
+    message: /lb1: check keepalived failed[^]*unknown_word/,
+  },
+  {
+    what: "bad sshd_config",
+    host: "web1",
+    edits: [
+      ...sshd("PermitRootLogin perhaps"),
+      [apache, "    checks: [", '    checks: [{ name: "sshd -t", argv: ["/usr/sbin/sshd", "-t"] }, '],
     ],
-  ])("%s", async (_service, host, file, right, wrong, message) => {
-    const before = await generation(host);
-    const copy = await mistakenCheckout(file, (text) => text.replace(right, wrong));
-    const probe = startProbe();
-    const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], copy);
-    const seen = await probe.stop();
-    expect(code).not.toBe(0);
-    expect(out + err).toMatch(message);
-    expect(await generation(host)).toBe(before);
-    expect(seen.failed).toBe(0);
-    expect((await status()).php).toBe("8.2.32");
+    message: /web1: check sshd -t failed[^]*PermitRootLogin/i,
+  },
+  {
+    what: "unit that does not start",
+    host: "web1",
+    edits: inApache(
+      '{ path: "/etc/systemd/system/fleet-extra.service", text: "[Service]\\nType=oneshot\\nExecStart=/bin/false\\n" }',
+      '{ name: "fleet-extra.service" }',
+    ),
+    message: /web1: .*fleet-extra.service failed/,
+  },
+  {
+    what: "probe that fails",
+    host: "web1",
+    edits: [
+      [
+        apache,
+        'url: "http://127.0.0.1/fleet-status?auto", status: [200], within: 20',
+        'url: "http://127.0.0.1/none", status: [200], within: 3',
+      ],
+    ],
+    message: /web1: probe Apache answers failed for 3 s: status 40[34], expected \[200\]/,
+  },
+];
+
+const fill =
+  "n=0; for size in 1G 100M 10M 1M 64K 4K; do while fallocate -l $size /var/filler.$n 2>/dev/null; do n=$((n+1)); done; n=$((n+1)); done";
+
+describe("a mistake fails `pulumi up`, names VM and check, costs no request, and the old generation serves on", () => {
+  afterAll(printTable);
+
+  it.each(mistakes.map((mistake) => [mistake.what, mistake] as const))("%s", async (_, mistake) => {
+    await rollOutMistake(mistake);
   });
 
-  it("the right templates still go through afterwards, and change nothing", async () => {
+  it("disk full", async () => {
+    await on("web1", `sudo sh -c '${fill}'`);
+    try {
+      const what = { what: "disk full", host: "web1", message: /web1: .*No space left on device/ };
+      await rollOutMistake({ ...what, edits: [["templates/apache/vhost.conf.mustache", "# Managed", "# Still managed"]] });
+    } finally {
+      await on("web1", "sudo sh -c 'rm -f /var/filler.*'");
+    }
+  });
+
+  it("the right program still goes through afterwards, without any unlocking", async () => {
     const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"]);
     expect(code, out + err).toBe(0);
     expect((await pulumi(["preview", "--expect-no-changes"])).code).toBe(0);
+    expect((await status()).php).toBe("8.2.32");
   });
 });

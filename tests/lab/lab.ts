@@ -2,14 +2,14 @@ import { execFile, spawn } from "child_process";
 import * as fs from "fs";
 import * as os from "os";
 import * as path from "path";
-import { configFile, pulumiEnvironment } from "../../lab/fleet";
+import { configFile, projectDirectory, pulumiEnvironment } from "../../lab/fleet";
 import { labPaths } from "../../lab/paths";
-import { network } from "../../lab/settings";
+import { network, relocated } from "../../lab/settings";
 import { machines, order, type Machine } from "../../lab/vcenter";
 
 export const root = path.join(__dirname, "..", "..");
 /** Address of the web service, from Pulumi.lab.yaml. */
-export const vip = "10.77.0.100";
+export const vip = relocated("10.77.0.100");
 
 export interface Outcome {
   readonly code: number;
@@ -28,9 +28,8 @@ export function run(command: string, args: readonly string[], env: Record<string
   });
 }
 
-/** A command on a machine of the fleet as its administrator. */
-export async function on(name: string, command: string): Promise<string> {
-  const { Address } = await machine(name);
+/** Words of an ssh command to a machine of the fleet, as its administrator. */
+export function sshWords(address: string): string[] {
   const key = path.join(labPaths.run, "test-key");
   if (!fs.existsSync(key)) {
     const { sshPrivateKey } = JSON.parse(fs.readFileSync(labPaths.facts, "utf8")) as { sshPrivateKey: string };
@@ -38,14 +37,30 @@ export async function on(name: string, command: string): Promise<string> {
   }
   // Who answers is proved by the program, with the key that each machine was born with.
   const options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=10"];
-  const result = await run("ssh", ["-i", key, ...options.flatMap((o) => ["-o", o]), `fleet@${Address}`, command]);
+  return ["-i", key, ...options.flatMap((o) => ["-o", o]), `fleet@${address}`];
+}
+
+/** A command on a machine of the fleet as its administrator. */
+export async function on(name: string, command: string): Promise<string> {
+  const { Address } = await machine(name);
+  const result = await run("ssh", [...sshWords(Address), command]);
   if (result.code !== 0) throw new Error(`${name}: ${command} ended with ${result.code}: ${result.err}`);
   return result.out;
 }
 
-/** A pulumi command on the lab's stack, from this checkout or from a copy of it. */
-export function pulumi(args: readonly string[], directory = root): Promise<Outcome> {
-  return run("pulumi", [...args, "--stack", "lab", "--config-file", configFile, "--non-interactive"], pulumiEnvironment(), directory);
+/** A pulumi command on the lab's stack, with this checkout's program or that of a copy. */
+export function pulumi(args: readonly string[], directory = projectDirectory, config = configFile): Promise<Outcome> {
+  return run("pulumi", [...args, "--stack", "lab", "--config-file", config, "--non-interactive"], pulumiEnvironment(), directory);
+}
+
+/** A copy of the lab's stack file in which values are changed, as an operator edits it. */
+export function changedConfig(change: (text: string) => string): string {
+  const file = path.join(projectDirectory, "Pulumi.changed.yaml");
+  const before = fs.readFileSync(configFile, "utf8");
+  const after = change(before);
+  if (after === before) throw new Error("the change of the stack changed nothing");
+  fs.writeFileSync(file, after, { mode: 0o600 });
+  return file;
 }
 
 /** curl from inside the lab's network, with every name of a site pointing at the VIP. */
@@ -78,13 +93,23 @@ export interface Seen {
   readonly failed: number;
   /** Seconds. */
   readonly outage: number;
+  /** Seconds from the tick of the schedule to the end of the answer. */
+  readonly p99: number;
+  readonly kinds: Record<string, { readonly sent: number; readonly failed: number; readonly p99: number }>;
   readonly bodies: Record<string, number>;
   readonly errors: Record<string, number>;
+  /** GETs that met the closing of a kept connection and were sent once more. */
+  readonly resent: number;
 }
 
+/** Ten new connections a second. */
+export const onlyGets = ["get=0.1"];
+/** New connections, kept ones, and POSTs that take a second to send. */
+export const mixed = ["get=0.2", "keep=0.1", "post=0.5"];
+
 /** Starts the open-loop client on the status site's JSON page; `stop` ends it and tells what it saw. */
-export function startProbe(step = 0.1, timeout = 2): { stop: () => Promise<Seen> } {
-  const words = [vip, "80", "status.lab.test", "/", "600", String(step), String(timeout)];
+export function startProbe(load: readonly string[] = onlyGets, timeout = 2): { stop: () => Promise<Seen> } {
+  const words = [vip, "80", "status.lab.test", "/", "3600", String(timeout), ...load];
   const script = path.join(__dirname, "probe.py");
   const child = spawn("ip", ["netns", "exec", network.namespace, "python3", script, ...words], { stdio: ["pipe", "pipe", "inherit"] });
   let out = "";
@@ -153,17 +178,25 @@ export async function liveDirector(): Promise<string> {
   throw new Error("no director holds the VIP");
 }
 
-/** A copy of the checkout in which one file is changed: what a colleague's mistaken commit would be. */
-export async function mistakenCheckout(file: string, change: (text: string) => string): Promise<string> {
+/** A copy of the checkout in which one file is changed: what a commit of a colleague would be. */
+export async function changedCheckout(file: string, change: (text: string) => string): Promise<string> {
   const copy = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-checkout-"));
   for (const name of ["Pulumi.yaml", "package.json", "tsconfig.json", "config", "components", "stacks", "templates", "host", "sites"]) {
     fs.cpSync(path.join(root, name), path.join(copy, name), { recursive: true });
   }
   fs.symlinkSync(path.join(root, "node_modules"), path.join(copy, "node_modules"));
+  for (const name of fs.readdirSync(projectDirectory).filter((n) => n.endsWith(".secrets.yaml"))) {
+    fs.symlinkSync(path.join(projectDirectory, name), path.join(copy, name));
+  }
+  edit(copy, file, change);
+  return copy;
+}
+
+/** Changes one more file of a changed checkout. */
+export function edit(copy: string, file: string, change: (text: string) => string): void {
   const target = path.join(copy, file);
   const before = fs.readFileSync(target, "utf8");
   const after = change(before);
   if (after === before) throw new Error(`the change of ${file} changed nothing`);
   fs.writeFileSync(target, after);
-  return copy;
 }

@@ -1,43 +1,126 @@
 #!/usr/bin/env python3
-"""Open-loop client: a new connection at every tick of a fixed schedule, whatever became of the last.
+"""Open-loop client: requests at the ticks of fixed schedules, whatever became of the ones before.
 
-    probe.py ADDRESS PORT HOST PATH SECONDS STEP TIMEOUT
+    probe.py ADDRESS PORT HOST PATH SECONDS TIMEOUT KIND=STEP...
 
-Prints one JSON line: {sent, failed, outage, bodies, errors}. `outage` is the time in seconds from the
-first failed request of the longest run of failures to the next good one; stalls count, because the
-schedule does not wait for answers. Ends early, after the tick, when its standard input is closed.
+KIND is get (a connection of its own for each GET), keep (GETs over connections that are kept alive; one
+that the server closed is replaced, and a GET that met the closing is sent once more, as RFC 9112 9.3.1
+has it and every browser does) or post (a POST whose body takes POST_SECONDS to send). STEP is the time between two ticks in seconds.
+
+Prints one JSON line: {sent, failed, outage, p99, kinds, bodies, errors, resent}. `outage` is the time from the
+first failed request of the longest run of failures to the next good one; latencies count from the tick,
+so a stall of the client counts too. Ends after the tick when its standard input is closed.
 """
 
 import collections
+import http.client
 import json
-import socket
+import queue
+import select
 import sys
 import threading
 import time
 
 address, port, host, path = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-seconds, step, timeout = (float(word) for word in sys.argv[5:8])
+seconds, timeout = float(sys.argv[5]), float(sys.argv[6])
+steps = {kind: float(step) for kind, step in (word.split("=") for word in sys.argv[7:])}
+POST_SECONDS, POST_PARTS = 1.0, 5
 results = []
 guard = threading.Lock()
 stop = threading.Event()
+begun = time.monotonic()
 
 
-def request(at):
+def connect():
+    connection = http.client.HTTPConnection(address, port, timeout=timeout)
+    connection.connect()
+    return connection
+
+
+def answer(connection):
+    response = connection.getresponse()
+    body = response.read().decode(errors="replace")
+    if response.status != 200:
+        return False, f"status {response.status}"
+    return True, body[:400]
+
+
+def get(_):
+    connection = connect()
     try:
-        with socket.create_connection((address, port), timeout) as connection:
-            connection.settimeout(timeout)
-            text = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-            connection.sendall(text.encode())
-            answer = b""
-            while block := connection.recv(65536):
-                answer += block
-        head, _, body = answer.partition(b"\r\n\r\n")
-        good = b" 200 " in head.split(b"\r\n")[0]
-        note = body.decode(errors="replace")[:400] if good else head.split(b"\r\n")[0].decode(errors="replace")
-    except OSError as error:
+        connection.request("GET", path, headers={"Host": host, "Connection": "close"})
+        return answer(connection)
+    finally:
+        connection.close()
+
+
+def slow_body():
+    for _ in range(POST_PARTS):
+        time.sleep(POST_SECONDS / POST_PARTS)
+        yield b"x" * 1000
+
+
+def post(_):
+    connection = connect()
+    try:
+        headers = {"Host": host, "Connection": "close", "Content-Length": str(1000 * POST_PARTS)}
+        connection.request("POST", path, body=slow_body(), headers=headers)
+        return answer(connection)
+    finally:
+        connection.close()
+
+
+idle = queue.SimpleQueue()
+resent = []
+
+
+def kept_or_new():
+    """A connection, and whether it was used before."""
+    try:
+        connection = idle.get_nowait()
+    except queue.Empty:
+        return connect(), False
+    if connection.sock is not None and not select.select([connection.sock], [], [], 0)[0]:
+        return connection, True
+    connection.close()  # closed by the server while nothing was asked
+    return connect(), False
+
+
+def keep(at):
+    connection, used = kept_or_new()
+    try:
+        connection.request("GET", path, headers={"Host": host})
+        outcome = answer(connection)
+    except (http.client.RemoteDisconnected, ConnectionError):
+        connection.close()
+        if not used:
+            raise
+        resent.append(at)
+        return get(at)
+    idle.put(connection)
+    return outcome
+
+
+def request(kind, at):
+    try:
+        good, note = {"get": get, "keep": keep, "post": post}[kind](at)
+    except (OSError, http.client.HTTPException) as error:
         good, note = False, type(error).__name__
     with guard:
-        results.append((at, good, note))
+        results.append((at, good, note, kind, time.monotonic() - begun - at))
+
+
+def schedule(kind, step):
+    threads, tick = [], 0
+    while not stop.is_set() and tick * step < seconds:
+        at = tick * step
+        stop.wait(max(0.0, begun + at - time.monotonic()))
+        thread = threading.Thread(target=request, args=(kind, at))
+        thread.start()
+        threads = [t for t in threads if t.is_alive()] + [thread]
+        tick += 1
+    for thread in threads:
+        thread.join()
 
 
 def watch_stdin():
@@ -45,30 +128,30 @@ def watch_stdin():
     stop.set()
 
 
+def summary(rows):
+    slowest = sorted(row[4] for row in rows)
+    p99 = slowest[max(0, -(-len(slowest) * 99 // 100) - 1)] if slowest else 0.0
+    return {"sent": len(rows), "failed": sum(not row[1] for row in rows), "p99": round(p99, 3)}
+
+
 threading.Thread(target=watch_stdin, daemon=True).start()
-begun = time.monotonic()
-threads = []
-tick = 0
-while not stop.is_set() and time.monotonic() - begun < seconds:
-    at = begun + tick * step
-    time.sleep(max(0.0, at - time.monotonic()))
-    thread = threading.Thread(target=request, args=(at - begun,))
+schedules = [threading.Thread(target=schedule, args=item) for item in steps.items()]
+for thread in schedules:
     thread.start()
-    threads.append(thread)
-    tick += 1
-for thread in threads:
+for thread in schedules:
     thread.join()
 
 results.sort()
 outage, since = 0.0, None
-for at, good, _ in results:
+for at, good, *_ in results:
     if not good and since is None:
         since = at
     if good and since is not None:
         outage, since = max(outage, at - since), None
 if since is not None:
-    outage = max(outage, results[-1][0] + step - since)
-errors = collections.Counter(note for _, good, note in results if not good)
-bodies = collections.Counter(note for _, good, note in results if good)
-failed = sum(errors.values())
-print(json.dumps({"sent": len(results), "failed": failed, "outage": round(outage, 2), "bodies": bodies, "errors": errors}))
+    outage = max(outage, results[-1][0] + min(steps.values()) - since)
+kinds = {kind: summary([row for row in results if row[3] == kind]) for kind in steps}
+errors = collections.Counter(f"{kind}: {note}" for _, good, note, kind, _ in results if not good)
+bodies = collections.Counter(note for _, good, note, *_ in results if good)
+said = {"kinds": kinds, "bodies": bodies, "errors": errors, "resent": len(resent)}
+print(json.dumps({**summary(results), "outage": round(outage, 2), **said}))

@@ -1,0 +1,81 @@
+import { afterAll, afterEach, describe, expect, it } from "vitest";
+import { changedCheckout, changedConfig, edit, mixed, on, pulumi } from "./lab";
+import { changes, kinds, printRows, rollOut, type Kind } from "./rollouts";
+
+afterAll(printRows);
+
+/** A checkout with several changes at once. */
+async function checkoutWith(...edits: readonly (readonly [file: string, change: (text: string) => string])[]): Promise<string> {
+  const [[file, first] = ["", String], ...others] = edits;
+  const copy = await changedCheckout(file, first);
+  for (const [more, change] of others) edit(copy, more, change);
+  return copy;
+}
+
+describe("a rollout under load loses no request", () => {
+  afterEach(async () => {
+    for (const name of ["web1", "web2", "php1", "php2"]) {
+      expect(
+        await on(name, "test -e /run/fleet/drain && echo drained; test -e /var/lib/fleet/unsettled && echo unsettled; true"),
+        name,
+      ).toBe("");
+    }
+  });
+
+  const together: readonly (readonly Kind[])[] = [
+    ["vhost", "php.ini", "keepalived"],
+    ["Apache's unit", "pool"],
+    ["kernel parameters", "a site's unit", "a site's socket"],
+  ];
+  it("of each kind of change", () => expect(together.flat().sort()).toEqual([...kinds].sort()));
+
+  it.each(together.map((of) => [of.join(", "), of] as const))("%s", async (what, of) => {
+    const chosen = of.map((kind) => changes()[kind]);
+    const { seen, code, said } = await rollOut(what, mixed, await checkoutWith(...chosen.map((c) => [c.file, c.edit] as const)));
+    expect(code, said).toBe(0);
+    for (const { consequence } of chosen) expect(said).toMatch(consequence);
+    expect(seen.failed, JSON.stringify(seen.errors)).toBe(0);
+  });
+
+  it("a PHP build", async () => {
+    const before = await on("php1", "ls /opt/php");
+    // An option that changes nothing but the build.
+    const config = changedConfig((text) => text.replace(/(\n +)release: 8\.2\.32/, "$1options: [--disable-short-tags]$&"));
+    const { seen, code, said } = await rollOut("a PHP build", mixed, undefined, config);
+    expect(code, said).toBe(0);
+    expect(said).toMatch(/php1: changed .*; restart fleet-site-blog.service/);
+    expect(seen.failed, JSON.stringify(seen.errors)).toBe(0);
+    expect((await on("php1", "ls /opt/php")).split("\n").length).toBe(before.split("\n").length + 1);
+  });
+
+  it("and the way back to the committed templates", async () => {
+    const { seen, code, said } = await rollOut("back", mixed);
+    expect(code, said).toBe(0);
+    expect(seen.failed, JSON.stringify(seen.errors)).toBe(0);
+    expect((await pulumi(["preview", "--expect-no-changes"])).code).toBe(0);
+  });
+});
+
+describe("the same client sees requests fail", () => {
+  afterAll(async () => {
+    const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"]);
+    expect(code, out + err).toBe(0);
+  });
+
+  it("when Apache is restarted without being drained", async () => {
+    const { file, edit: newer } = changes(1)["Apache's unit"];
+    const copy = await checkoutWith([file, newer], ["templates/apache/apache.ts", (text) => text.replace("drain: true", "drain: false")]);
+    const { seen, said } = await rollOut("drain turned off", mixed, copy);
+    expect(said).toMatch(/web1: changed .*; restart fleet-apache.service(?!, drained)/);
+    expect(seen.failed).toBeGreaterThan(0);
+  });
+
+  it("when a PHP change closes the site's socket", async () => {
+    const { file, edit: newer } = changes(1)["php.ini"];
+    const held = "{ name: `${unit}.socket`, restart: [`${unitDirectory}/${unit}.socket`], drain: true }";
+    const closed = "{ name: `${unit}.socket`, restart: [`${directory}/`] }";
+    const copy = await checkoutWith([file, newer], ["templates/php/fpm.ts", (text) => text.replace(held, () => closed)]);
+    const { seen } = await rollOut("held socket turned off", mixed, copy);
+    expect(seen.failed).toBeGreaterThan(0);
+  });
+});

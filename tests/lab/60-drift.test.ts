@@ -1,0 +1,255 @@
+import * as path from "path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { projectDirectory, pulumiEnvironment } from "../../lab/fleet";
+import { relocated } from "../../lab/settings";
+import { on, pulumi, root, run, type Outcome } from "./lab";
+
+const vms = ["lb1", "lb2", "nas1", "build1", "web1", "web2", "php1", "php2"];
+
+interface Difference {
+  readonly vm: string;
+  readonly generation: string;
+  readonly findings: readonly { readonly kind: string; readonly name: string; readonly what: string; readonly diff?: string }[];
+}
+
+const fleet = (...words: string[]): Promise<Outcome> =>
+  run("tsx", [path.join(root, "cli", "fleet.ts"), ...words, "--stack", "lab"], pulumiEnvironment(), projectDirectory);
+
+/** Differences of the whole fleet as `vm kind name`, and the exit code. */
+async function drift(): Promise<{ code: number; found: string[]; all: Difference[] }> {
+  const { code, out, err } = await fleet("drift", "--json");
+  expect(code, err + out).not.toBe(1);
+  const all = JSON.parse(out) as Difference[];
+  return { code, all, found: all.flatMap(({ vm, findings }) => findings.map(({ kind, name }) => `${vm} ${kind} ${name}`)).sort() };
+}
+
+const everywhere = (command: string): Promise<string[]> => Promise.all(vms.map((vm) => on(vm, command)));
+/** Files and directories of the root file system changed since the mark, but for what sshd, sudo and the journal write. */
+const writtenSince =
+  "sudo find / -xdev \\( -path /var/log -o -path /tmp -o -path /var/tmp -o -path /run -o -path /var/lib/systemd/timers \\) -prune -o -newer /run/fleet/mark -print";
+const sessions = "sudo journalctl --sync; sudo journalctl --quiet --unit ssh --grep 'Accepted publickey' --output cat | wc -l";
+const invocations = "systemctl show --property=Id,InvocationID 'fleet-*' srv-sites.mount ssh.service";
+
+/** An edit by hand: how it is made, undone, and what drift must call it. */
+interface Edit {
+  readonly vm: string;
+  readonly found: readonly string[];
+  readonly make: string;
+  readonly undo: string;
+}
+
+const health = "fleet-health.service";
+const reload = "systemctl daemon-reload";
+const vip = relocated("10.77.0.100");
+const web1 = relocated("10.77.0.21");
+
+/** Every kind of edit on every VM where it makes sense. */
+async function candidates(): Promise<Edit[]> {
+  const [build = ""] = (await on("php1", "ls /opt/php")).trim().split("\n");
+  const edits: Edit[] = [];
+  const add = (vm: string, kind: string, name: string, make: string, undo: string, ...also: string[]): void =>
+    void edits.push({ vm, make, undo, found: [`${vm} ${kind} ${name}`, ...also.map((a) => `${vm} ${a}`)] });
+  const append = (vm: string, kind: string, file: string, line: string, ...also: string[]): void =>
+    add(
+      vm,
+      kind,
+      file,
+      `cp -p ${file} /tmp/kept && echo "${line}" >> ${file}`,
+      `cat /tmp/kept > ${file} && touch -r /tmp/kept ${file}`,
+      ...also,
+    );
+  const own: Record<string, string> = {
+    lb1: "/etc/keepalived/fleet.conf",
+    lb2: "/etc/keepalived/fleet.conf",
+    nas1: "/etc/nfs.conf.d/fleet.conf",
+    web1: "/etc/apache2/fleet.conf",
+    web2: "/etc/fleet/vhosts/status.conf",
+    php1: "/etc/fleet/php/status/php.ini",
+    php2: "/etc/fleet/php/wiki/fpm.conf",
+  };
+  for (const [vm, file] of Object.entries(own)) {
+    if ((await on(vm, `test -e ${file} && echo yes || true`)) !== "yes\n") throw new Error(`${vm} has no ${file}`);
+    append(vm, "file", file, "# by hand");
+  }
+  for (const vm of vms) {
+    const json = "/etc/fleet/health.json";
+    const unit = `/etc/systemd/system/${health}`;
+    add(vm, "file", json, `chmod 0666 ${json}`, `chmod 0644 ${json}`);
+    add(
+      vm,
+      "file",
+      "/etc/systemd/system/fleet.target",
+      "rm /etc/systemd/system/fleet.target",
+      `ln -s /var/lib/fleet/current/etc/systemd/system/fleet.target /etc/systemd/system/`,
+    );
+    add(
+      vm,
+      "file",
+      "/etc/fleet/lib/probes.py",
+      "cp --remove-destination /etc/fleet/lib/health.py /etc/fleet/lib/probes.py",
+      "ln -sfn /var/lib/fleet/current/etc/fleet/lib/probes.py /etc/fleet/lib/probes.py",
+    );
+    add(vm, "file", "/etc/fleet/notes.txt", "touch /etc/fleet/notes.txt", "rm /etc/fleet/notes.txt");
+    add(vm, "unit", "fleet-old.service", "systemd-run --quiet --unit fleet-old sleep 1000", "systemctl stop fleet-old");
+    const dropIn = `/etc/systemd/system/${health}.d`;
+    add(
+      vm,
+      "unit",
+      health,
+      `mkdir ${dropIn} && printf "[Service]\\nNice=1\\n" > ${dropIn}/x.conf && ${reload}`,
+      `rm -r ${dropIn} && ${reload}`,
+    );
+    const set = `/run/systemd/system.control/${health}.d`;
+    add(vm, "unit", health, `systemctl set-property --runtime ${health} TasksMax=70`, `rm -r ${set} && ${reload}`);
+    add(vm, "unit", health, `systemctl stop ${health}`, `systemctl start ${health}`);
+    append(vm, "file", unit, "# by hand", `unit ${health}`);
+    append(vm, "program", "/usr/local/lib/fleet/plan.py", "# by hand");
+  }
+  for (const vm of ["web1", "web2", "php1", "php2"]) {
+    add(
+      vm,
+      "sysctl",
+      "net.ipv4.conf.all.arp_ignore",
+      "sysctl -qw net.ipv4.conf.all.arp_ignore=0",
+      "sysctl -qw net.ipv4.conf.all.arp_ignore=1",
+    );
+    add(vm, "mount", "/srv/sites", "mount -o remount,suid /srv/sites", "mount -o remount,nosuid /srv/sites");
+  }
+  for (const vm of ["lb1", "lb2"]) {
+    add(
+      vm,
+      "sysctl",
+      "net.ipv4.vs.conn_reuse_mode",
+      "sysctl -qw net.ipv4.vs.conn_reuse_mode=1",
+      "sysctl -qw net.ipv4.vs.conn_reuse_mode=0",
+    );
+    add(vm, "ipvs", `${vip}:443 ${web1}`, `ipvsadm -e -t ${vip}:443 -r ${web1} -g -w 7`, `ipvsadm -e -t ${vip}:443 -r ${web1} -g -w 1`);
+    add(vm, "ipvs", `${vip}:80 ${web1}`, `ipvsadm -d -t ${vip}:80 -r ${web1}`, `ipvsadm -a -t ${vip}:80 -r ${web1} -g -w 1`);
+    add(vm, "ipvs", `${vip}:81`, `ipvsadm -A -t ${vip}:81 -s wlc`, `ipvsadm -D -t ${vip}:81`);
+  }
+  for (const vm of ["php1", "php2"]) {
+    append(vm, "artefact", `/opt/php/${build}/sbin/php-fpm`, "x");
+    add(vm, "artefact", `/opt/php/${build}/backdoor`, `touch /opt/php/${build}/backdoor`, `rm /opt/php/${build}/backdoor`);
+  }
+  return edits;
+}
+
+/** The same order for the same seed (a linear congruential generator, Numerical Recipes' constants). */
+function shuffled<T>(items: readonly T[], seed: number): T[] {
+  let x = seed;
+  const keyed = items.map((item) => [(x = (Math.imul(x, 1664525) + 1013904223) >>> 0), item] as const);
+  return keyed.sort(([a], [b]) => a - b).map(([, item]) => item);
+}
+
+const seed = Number(process.env["FLEET_SEED"] ?? 20261124);
+/** Thirty edits, none of which touches what another one does. */
+function chosen(all: readonly Edit[]): Edit[] {
+  const taken = new Set<string>();
+  return shuffled(all, seed)
+    .filter(({ vm, make, found }) => {
+      // Two edits that keep a copy on one VM would share it.
+      const marks = [...found, ...(make.includes("/tmp/kept") ? [`${vm} kept`] : [])];
+      if (marks.some((mark) => taken.has(mark))) return false;
+      marks.forEach((mark) => taken.add(mark));
+      return true;
+    })
+    .slice(0, 30);
+}
+
+describe("fleet drift", () => {
+  const clean = 20;
+
+  it(`${clean} looks at a fleet that nobody edited find nothing`, async () => {
+    for (let i = 0; i < clean; i++) {
+      const { code, found } = await drift();
+      expect(found).toEqual([]);
+      expect(code).toBe(0);
+    }
+  });
+
+  it("a look writes nothing on any VM, and takes one SSH session each", async () => {
+    await everywhere("sudo touch /run/fleet/mark; sleep 1");
+    const before = await everywhere(sessions);
+    expect((await drift()).code).toBe(0);
+    const after = await everywhere(sessions);
+    // One session is that of the first count.
+    expect(after.map((count, i) => Number(count) - Number(before[i]) - 1)).toEqual(vms.map(() => 1));
+    expect(await everywhere(writtenSince)).toEqual(vms.map(() => ""));
+  });
+
+  describe(`thirty edits by hand of all kinds (seed ${seed})`, () => {
+    let edits: Edit[] = [];
+    beforeAll(async () => {
+      edits = chosen(await candidates());
+      for (const { vm, make } of edits) await on(vm, `sudo sh -c '${make}'`);
+    });
+    afterAll(async () => {
+      for (const { vm, undo } of edits) await on(vm, `sudo sh -c '${undo}'`);
+      await everywhere("sudo systemctl daemon-reload");
+    });
+
+    it("are found, each under its kind and name, and nothing else is", async () => {
+      expect(edits).toHaveLength(30);
+      const { code, found, all } = await drift();
+      expect(code).toBe(2);
+      expect(found).toEqual(edits.flatMap((e) => e.found).sort());
+      const diffs = all.flatMap(({ findings }) => findings.flatMap(({ diff }) => (diff ? [diff] : [])));
+      expect(diffs.some((diff) => diff.includes("+# by hand"))).toBe(true);
+      const kinds = new Set(all.flatMap(({ findings }) => findings.map(({ kind }) => kind)));
+      process.stdout.write(`${found.length} differences of ${edits.length} edits; kinds: ${[...kinds].join(", ")}\n`);
+      expect((await fleet("drift")).out).toMatch(/^8 VMs asked, \d differ, \d+ differences$/m);
+    });
+  });
+
+  it("and none is left when they are undone", async () => {
+    expect((await drift()).found).toEqual([]);
+  });
+});
+
+describe("fleet status", () => {
+  it("shows every VM with its generation, health and PHP on one screen", async () => {
+    const { code, out, err } = await fleet("status");
+    expect(code, out + err).toBe(0);
+    for (const vm of vms) expect(out).toContain(`│ ${vm} `);
+    expect(out).toMatch(/8 VMs, all well/);
+    expect(out).toMatch(/php1 .*8\.2\.32/);
+  });
+
+  it("tells what is wrong with a VM, and ends with 1", async () => {
+    await on("web2", "sudo mkdir -p /run/fleet; sudo touch /run/fleet/drain");
+    try {
+      const { code, out } = await fleet("status", "--json");
+      expect(code).toBe(1);
+      const drained = (JSON.parse(out) as { name: string; drained: boolean }[]).filter((vm) => vm.drained);
+      expect(drained.map((vm) => vm.name)).toEqual(["web2"]);
+    } finally {
+      await on("web2", "sudo rm /run/fleet/drain");
+    }
+  });
+});
+
+describe("an `up` without a change", () => {
+  it("writes nothing on any VM, touches no service, and opens no SSH session", async () => {
+    await everywhere("sudo touch /run/fleet/mark; sleep 1");
+    const units = await everywhere(invocations);
+    const before = await everywhere(sessions);
+    const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"]);
+    expect(code, out + err).toBe(0);
+    expect(out).toMatch(/\d+ unchanged/);
+    const after = await everywhere(sessions);
+    expect(after.map((count, i) => Number(count) - Number(before[i]) - 1)).toEqual(vms.map(() => 0));
+    expect(await everywhere(invocations)).toEqual(units);
+    expect(await everywhere(writtenSince)).toEqual(vms.map(() => ""));
+  });
+
+  it("and converge, given the same bundle again, writes nothing, touches no service, over one SSH session", async () => {
+    await everywhere("sudo touch /run/fleet/mark; sleep 1");
+    const units = await everywhere(invocations);
+    const said = await everywhere(
+      "sudo sh -c 'cat /var/lib/fleet/current/bundle | /usr/bin/python3 -IB /usr/local/lib/fleet/converge.py apply'",
+    );
+    expect(said.map((line) => (JSON.parse(line) as { result: string }).result)).toEqual(vms.map(() => "unchanged"));
+    expect(await everywhere(invocations)).toEqual(units);
+    expect(await everywhere(writtenSince)).toEqual(vms.map(() => ""));
+  });
+});

@@ -1,0 +1,48 @@
+import { describe, expect, it } from "vitest";
+import { changedConfig, machine, mixed, on, pulumi, startProbe } from "../lab/lab";
+
+const tiers = { apache: ["web1", "web2"], php: ["php1", "php2"] };
+/** The committed sizes, and those that the test changes to: memory up for one tier and down for the other, vCPU up. */
+const sizes = {
+  committed: { apache: 384, php: 768, vcpu: 1 },
+  changed: { apache: 448, php: 704, vcpu: 2 },
+};
+
+/** The stack with the changed sizes. */
+const changed = (): string =>
+  changedConfig((text) =>
+    text
+      .replace(`memory: ${sizes.committed.apache} MB`, `memory: ${sizes.changed.apache} MB`)
+      .replace(`vcpu: 1\n        memory: ${sizes.committed.php} MB`, `vcpu: 2\n        memory: ${sizes.changed.php} MB`)
+      .replace(`memory: ${sizes.committed.php} MB`, `memory: ${sizes.changed.php} MB`),
+  );
+
+/** Memory of the guest as its kernel counts it, which keeps some for itself. */
+const guestMemory = async (name: string): Promise<number> =>
+  Number(/MemTotal:\s+(\d+)/.exec(await on(name, "cat /proc/meminfo"))?.[1]) / 1024;
+
+describe("a change of size rolls through running tiers, one VM at a time", () => {
+  it.each([
+    ["to other sizes", "changed" as const],
+    ["and back", "committed" as const],
+  ])("%s, and no request is lost", async (_, which) => {
+    const probe = startProbe(mixed, 10);
+    const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], undefined, which === "changed" ? changed() : undefined);
+    const seen = await probe.stop();
+    process.stdout.write(`\nresize ${which}: ${JSON.stringify(seen.kinds)}, ${seen.resent} sent again, ${JSON.stringify(seen.errors)}\n`);
+    expect(code, out + err).toBe(0);
+    expect(seen.failed, JSON.stringify(seen.errors)).toBe(0);
+    for (const [tier, names] of Object.entries(tiers)) {
+      const wanted = sizes[which][tier as keyof typeof tiers];
+      for (const name of names) {
+        expect((await machine(name)).MemoryMB, name).toBe(wanted);
+        expect(await guestMemory(name), name).toBeGreaterThan(wanted * 0.85);
+        expect(await guestMemory(name), name).toBeLessThanOrEqual(wanted);
+        expect(
+          await on(name, "test -e /run/fleet/drain && echo drained; test -e /var/lib/fleet/unsettled && echo unsettled; true"),
+          name,
+        ).toBe("");
+      }
+    }
+  });
+});

@@ -35,3 +35,6 @@ export function addressesOf(stack: string, machines: readonly FleetMachine[]): M
   if (typeof sshPrivateKey !== "string") throw new CliError(`${stack} has no secret sshPrivateKey here`);
   return new Map(machines.map((m) => [m, { host: m.address, user: m.user, privateKey: sshPrivateKey, hostKey: m.hostKey }]));
 }
+
+/** Words of a pulumi command; a destroy runs the program too, which has the hooks by which VMs leave their services. */
+export const withProgram = (words: readonly string[]): string[] => (words[0] === "destroy" ? [...words, "--run-program"] : [...words]);

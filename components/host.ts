@@ -5,7 +5,7 @@ import * as vsphere from "@pulumi/vsphere";
 import { macAddress } from "../config/network";
 import type { Fleet, Machine } from "../config/model";
 import { metadata, userData } from "./birth";
-import { leaveBeforePowerOff } from "./reboot";
+import { birthOf, type Leaving } from "./leaving";
 import { hostKeyFromSeed, publicKeyOf } from "./keys";
 import type { Placement } from "./placement";
 
@@ -15,8 +15,12 @@ export type Transform<T> = (args: T) => T;
 export interface HostArgs {
   /** The VM in plain values. A change of vcpu, memoryMb or a disk's size changes the VM in place. */
   machine: Machine;
-  /** The other VMs of its tier, which must be ready before this one is powered off. */
+  /** The other VMs of its tier, which must be ready before this one is powered off or replaced. */
   peers: readonly Machine[];
+  /** Has the VM leave its services before that. */
+  leaving: Leaving;
+  /** What must be done before the VM is created or changed: the one before it in its tier. @default nothing */
+  after?: readonly pulumi.Resource[];
   /** The platform's configuration. */
   config: Fleet["config"];
   /** Where in the vCenter. */
@@ -37,8 +41,10 @@ export interface HostArgs {
  * - vcpu or memoryMb up: hot-added, no reboot, unless the stack says `hotAdd: false`.
  * - vcpu or memoryMb down: the VM leaves its services, vSphere shuts the guest down and starts it
  *   again; one VM of a tier at a time.
+ * - Debian release, name of its template: the VM leaves its services and is replaced, one VM of a
+ *   tier at a time. A NAS or a builder, which holds what no other VM has, stays what it was born as.
  * - address, name: the VM is replaced.
- * - user data and template: read at birth only; a change touches no living VM.
+ * - user data, and another template under the old name: for VMs yet to be born.
  */
 export class Host extends pulumi.ComponentResource {
   /** Host name, the VM's identity. */
@@ -66,6 +72,7 @@ export class Host extends pulumi.ComponentResource {
       .all([key, args.sshPrivateKey])
       .apply(([hostKey, operator]) => userData(machine, config, hostKey, publicKeyOf(operator)));
 
+    const birth = birthOf(machine, config.vsphere.templates);
     const vmArgs: vsphere.VirtualMachineArgs = {
       // An explicit name: vCenter shows what operators call the machine.
       name: machine.name,
@@ -73,7 +80,7 @@ export class Host extends pulumi.ComponentResource {
       datastoreId: placement.datastoreId,
       folder: placement.folder,
       tags: [placement.tagId],
-      annotation: `${machine.role} of ${machine.tier}; managed by the fleet program, stack ${config.vsphere.folder}`,
+      annotation: `${machine.role} of ${machine.tier}, ${birth}; managed by the fleet program, stack ${config.vsphere.folder}`,
       numCpus: machine.vcpu,
       memory: machine.memoryMb,
       cpuHotAddEnabled: config.vsphere.hotAdd,
@@ -107,13 +114,20 @@ export class Host extends pulumi.ComponentResource {
     this.hostKey = pulumi.unsecret(key.apply((k) => k.publicKey));
     const way = { host: machine.address, user: config.ssh.user };
     const address = pulumi.all([args.sshPrivateKey, this.hostKey]).apply(([privateKey, hostKey]) => ({ ...way, privateKey, hostKey }));
+    args.leaving.add(machine.name, { peers: args.peers, address, birth });
+    // The sites' files, and the archives of compiled PHP: no other machine has them.
+    const keepsData = machine.role === "nas" || machine.role === "builder";
     const vm = new vsphere.VirtualMachine(`${tier}-vm-${machine.name}`, args.transform?.vm ? args.transform.vm(vmArgs) : vmArgs, {
       ...child,
-      // A rebuilt template or new user data is for VMs yet to be born.
-      ignoreChanges: ["clone.templateUuid", "extraConfig"],
+      dependsOn: [...(args.after ?? [])],
+      // A rebuilt template or new user data is for VMs yet to be born; the annotation tells of the birth.
+      ignoreChanges: ["clone.templateUuid", "extraConfig", "annotation"],
       protect: machine.role === "nas",
+      ...(keepsData ? {} : { replacementTrigger: birth }),
+      // Name and address are those of the VM before it.
+      deleteBeforeReplace: true,
       customTimeouts: { create: "30m" },
-      hooks: { beforeUpdate: [leaveBeforePowerOff(tier, machine.name, args.peers, address)] },
+      hooks: args.leaving.hooks,
     });
 
     this.name = machine.name;

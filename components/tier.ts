@@ -5,6 +5,7 @@ import { seconds } from "../config/units";
 import { join, type HostContent, type Rollout } from "../templates/content";
 import { systemPart } from "../templates/system/system";
 import { Host, type HostArgs } from "./host";
+import type { Leaving } from "./leaving";
 import { HostConfig, type HostConfigArgs } from "./host-config";
 import type { Placement } from "./placement";
 
@@ -14,6 +15,8 @@ export interface Platform {
   /** The vCenter that every VM is in, by explicit provider: its password is none of the stack's configuration. */
   readonly providers: { readonly vsphere: pulumi.ProviderResource };
   readonly placement: Placement;
+  /** Has VMs leave their services before they go away. */
+  readonly leaving: Leaving;
   /** Secret texts by name; `sshPrivateKey` is the program's own way in. */
   readonly secrets: Readonly<Record<string, pulumi.Input<string>>> & { readonly sshPrivateKey: pulumi.Input<string> };
   /** Key of the digests that stand for secrets in bundles. */
@@ -39,8 +42,8 @@ export interface Member {
 }
 
 /**
- * Creates the VMs of one tier. All are born and given their base side by side; their contents are
- * changed one VM after the other, unless the stack says `rollout.order: parallel`.
+ * Creates the VMs of one tier, one after the other: each is born, changed or replaced when the gate
+ * of the one before it has proved that one. Where the stack says `rollout.order: parallel`, all at once.
  */
 export function createTier(tier: string, args: TierArgs, parent: pulumi.Resource): Member[] {
   const { platform } = args;
@@ -48,30 +51,26 @@ export function createTier(tier: string, args: TierArgs, parent: pulumi.Resource
   const serial = rollout.order === "serial";
   // Until the last VM is proved, those before it may still go back.
   const held = rollout.onFailure === "revert" && serial && args.machines.length > 1;
-  // All VMs come first: while one is powered off for its new size, no other is touched.
-  const hosts = args.machines.map(
-    (machine) =>
-      new Host(
-        tier,
-        {
-          machine,
-          peers: args.machines.filter((m) => m.name !== machine.name),
-          config: platform.fleet.config,
-          placement: platform.placement,
-          sshPrivateKey: platform.secrets.sshPrivateKey,
-          ...(args.transform ? { transform: args.transform } : {}),
-        },
-        { parent },
-      ),
-  );
-  const vms = hosts.map((h) => h.nodes.vm);
   const members: Member[] = [];
-  for (const host of hosts) {
-    const { machine } = host;
+  for (const machine of args.machines) {
+    const previous = members.at(-1);
+    const host = new Host(
+      tier,
+      {
+        machine,
+        peers: args.machines.filter((m) => m.name !== machine.name),
+        config: platform.fleet.config,
+        placement: platform.placement,
+        leaving: platform.leaving,
+        sshPrivateKey: platform.secrets.sshPrivateKey,
+        after: serial && previous ? [previous.config.nodes.gate] : [],
+        ...(args.transform ? { transform: args.transform } : {}),
+      },
+      { parent },
+    );
     const parts = args.content(machine);
     const own = join(...parts);
     const content = join({ rollout: rolloutOf(platform.fleet, machine) }, ...parts, systemPart(machine, own));
-    const previous = members.at(-1);
     const config = new HostConfig(
       tier,
       {
@@ -80,7 +79,7 @@ export function createTier(tier: string, args: TierArgs, parent: pulumi.Resource
         secrets: platform.secrets,
         digestKey: platform.digestKey,
         ...args.extras?.(machine),
-        after: [...vms, ...(args.after ?? []), ...(serial && previous ? [previous.config.nodes.gate] : [])],
+        ...(args.after ? { after: args.after } : {}),
         holdSeconds: held ? (seconds(rollout.holdDeadline) ?? 0) : 0,
       },
       { parent },

@@ -31,6 +31,7 @@ RECORDS = {
     },
     "unit": {
         "name": (str,), "reload": (list, []), "restart": (list, []), "start": (bool, True), "drain": (bool, False),
+        "leave": (bool, False),
     },
     "service": {"name": (str,), "servers": (list,)},
     "probe": {

@@ -518,13 +518,18 @@ def gate_verb(data: bytes) -> int:
         return reported(report, lambda: gate(wanted, hold, report))
 
 
-def leave(settings: dict, order: dict, report: Report) -> None:
+def leave(bundle: Bundle, order: dict, report: Report) -> None:
+    settings, partnered = bundle.rollout, [unit["name"] for unit in bundle.units if unit["leave"]]
     rollout.wait_for_peers(order["peers"], order["patience"])
     store.keep_open(store.unsettled() or [store.live()], order["seconds"])
     start_watcher()
     try:
         rollout.drain(settings, say)
+        if partnered:
+            run(["systemctl", "stop", *partnered], "handing over")
     except BaseException:
+        if partnered:
+            run(["systemctl", "start", *partnered], "taking over again")
         rollout.undrain(settings, wait=False)
         settle(report)
         raise
@@ -542,7 +547,7 @@ def leave_verb(data: bytes) -> int:
         if not bundle.rollout:  # nothing was ever configured here: nobody misses it
             print(json.dumps(report))
             return 0
-        return reported(report, lambda: leave(bundle.rollout, order, report))
+        return reported(report, lambda: leave(bundle, order, report))
 
 
 def watch_verb(_: bytes) -> int:

@@ -1,7 +1,7 @@
 // What the program's lab stack is configured with. Written for it on every `up`, readable by root only.
 import { annexPorts } from "./annex";
 import { labPaths } from "./paths";
-import { annex, aptProxy, templates, vcenter } from "./settings";
+import { annex, aptProxy, vcenter } from "./settings";
 import { sources } from "./sources";
 import { writeAtomic } from "./shell";
 import type { Secrets } from "./secrets";
@@ -11,8 +11,6 @@ export interface Facts {
   vsphereServer: string;
   vsphereUser: string;
   vspherePassword: string;
-  /** Name of the VM to clone for each Debian release. */
-  templates: Record<string, string>;
   sshPrivateKey: string;
   sshPublicKey: string;
   tlsCertificate: string;
@@ -36,7 +34,6 @@ export function facts(known: Secrets): Facts {
     vsphereServer: vcenter.listen,
     vsphereUser: vcenter.user,
     vspherePassword: known.vspherePassword,
-    templates: Object.fromEntries(templates.map((t) => [t.release, t.name])),
     sshPrivateKey: known.sshPrivateKey,
     sshPublicKey: known.sshPublicKey,
     tlsCertificate: known.tlsCertificate,

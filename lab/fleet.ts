@@ -7,6 +7,7 @@ import * as fs from "fs";
 import * as path from "path";
 import * as YAML from "yaml";
 import { removeStaleLocks } from "../cli/locks";
+import { withProgram } from "../cli/stack";
 import { secretsFile } from "../config/load";
 import type { Secrets } from "../config/schema";
 import type { Facts } from "./facts";
@@ -269,7 +270,7 @@ function summary(
 export async function pulumiVerb(args: readonly string[]): Promise<number> {
   await labStack();
   const env = { ...process.env, ...pulumiEnvironment() };
-  const { status } = spawnSync("pulumi", ["-C", projectDirectory, ...args, "--stack", stackName], { env, stdio: "inherit" });
+  const { status } = spawnSync("pulumi", ["-C", projectDirectory, ...withProgram(args), "--stack", stackName], { env, stdio: "inherit" });
   return status ?? 1;
 }
 

@@ -2,6 +2,7 @@ import * as pulumi from "@pulumi/pulumi";
 import * as random from "@pulumi/random";
 import * as vsphere from "@pulumi/vsphere";
 import { createPlacement } from "../components/placement";
+import { Leaving } from "../components/leaving";
 import type { Platform } from "../components/tier";
 import { loadFleet } from "../config/load";
 import { ConfigError } from "../config/problems";
@@ -38,6 +39,7 @@ const platform: Platform = {
   fleet,
   providers: { vsphere: vcenter },
   placement: createPlacement(fleet, vcenter),
+  leaving: new Leaving(),
   secrets: {
     sshPrivateKey: pulumi.secret(secrets.sshPrivateKey),
     tlsCertificate: pulumi.secret(secrets.tlsCertificate),

@@ -57,6 +57,8 @@ export interface Unit {
   readonly start?: boolean;
   /** True where a stop or restart loses requests, so that the VM must be out of its services first. */
   readonly drain?: boolean;
+  /** True where a partner takes over as soon as the unit is stopped: it is, before the VM goes away. */
+  readonly leave?: boolean;
 }
 
 /** What must answer on the VM after the switch. */

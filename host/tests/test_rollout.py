@@ -229,6 +229,26 @@ class Leaving(RollingOut):
         self.gate(first)
         self.assertEqual((False, False), (self.flag.exists(), self.unsettled()))
 
+    def test_a_machine_with_a_partner_hands_over_before_it_goes_away(self):
+        generation = self.machine.report(self.text("one", leave=True))["generation"]
+        self.gate(generation)
+        self.machine.calls()
+        self.leave(seconds=1)
+        self.assertIn("stop web.service", self.machine.calls())
+        self.assertEqual(0, self.machine.run("converge.py", "watch").returncode)
+        self.assertIn("start web.service", self.machine.calls())
+
+    def test_a_machine_that_cannot_leave_goes_on_with_its_service(self):
+        generation = self.machine.report(self.text("one", leave=True))["generation"]
+        self.gate(generation)
+        self.live = False
+        self.machine.calls()
+        order = {"peers": [], "seconds": 60, "patience": 1}
+        done = self.machine.run("converge.py", "leave", given=json.dumps(order), FLEET_DIRECTOR_SECONDS="1")
+        self.assertEqual(1, done.returncode)
+        self.assertEqual((False, False), (self.flag.exists(), self.unsettled()))
+        self.assertNotIn("stop web.service", self.machine.calls())
+
     def test_a_machine_without_a_generation_may_leave(self):
         self.leave()
         self.assertFalse(self.flag.exists())

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/simulator/esx"
@@ -98,7 +99,7 @@ type saved struct {
 func newInventory(file string, templates []Template) (*Inventory, error) {
 	model := simulator.VPX()
 	model.Host, model.ClusterHost, model.Portgroup, model.Autostart = 0, 3, 0, false
-	model.Machine = len(templates)
+	model.Machine = 1
 	if err := model.Create(); err != nil {
 		return nil, err
 	}
@@ -137,14 +138,22 @@ func number(ref types.ManagedObjectReference) int {
 	return n
 }
 
-// makeTemplates names the model's VMs after the releases they stand for.
+// makeTemplates makes the model's VM the first template, and a copy of it each further one.
 func (inv *Inventory) makeTemplates(templates []Template) error {
-	vms := inv.vms()
-	if len(vms) != len(templates) {
-		return fmt.Errorf("the simulator made %d VMs for %d templates", len(vms), len(templates))
+	ctx := inv.context()
+	first := inv.vms()[0]
+	model, err := encode(first.VirtualMachine)
+	if err != nil {
+		return err
 	}
 	for i, t := range templates {
-		inv.registry().Update(inv.context(), vms[i], []types.PropertyChange{
+		vm := first
+		if i > 0 {
+			if vm, err = inv.copyOf(ctx, model, t.Name); err != nil {
+				return err
+			}
+		}
+		inv.registry().Update(ctx, vm, []types.PropertyChange{
 			{Name: "name", Val: t.Name},
 			{Name: "config.name", Val: t.Name},
 			{Name: "summary.config.name", Val: t.Name},
@@ -154,6 +163,25 @@ func (inv *Inventory) makeTemplates(templates []Template) error {
 		})
 	}
 	return nil
+}
+
+// copyOf puts a copy of a VM into the inventory. Its id has no number, so one template more in the configuration
+// moves no id that a saved inventory uses.
+func (inv *Inventory) copyOf(ctx *simulator.Context, model json.RawMessage, name string) (*simulator.VirtualMachine, error) {
+	vm := &simulator.VirtualMachine{DataSets: map[string]*simulator.DataSet{}}
+	if err := decode(model, &vm.VirtualMachine); err != nil {
+		return nil, err
+	}
+	vm.Self.Value = "vm-" + name
+	vm.Summary.Vm = &vm.Self
+	vm.Config.Uuid = uuid.NewSHA1(uuid.NameSpaceDNS, []byte(name)).String()
+	vm.Config.InstanceUuid = vm.Config.Uuid
+	vm.Summary.Config.Uuid, vm.Summary.Config.InstanceUuid = vm.Config.Uuid, vm.Config.Uuid
+	if err := inv.adopt(ctx, vm, vm.Parent); err != nil {
+		return nil, err
+	}
+	inv.connect(ctx, vm)
+	return vm, nil
 }
 
 // describeHardware makes every host say which hardware version and guest systems it supports. Without it the

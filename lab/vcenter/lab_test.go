@@ -263,6 +263,42 @@ func TestMachineIsStartedAsItsVMIsConfigured(t *testing.T) {
 	}
 }
 
+func TestEveryTemplateCanBeClonedAndOneMoreMovesNoVM(t *testing.T) {
+	ctx := context.Background()
+	c := testConfig(t)
+	hv := newPaper()
+	l := openTestLab(t, c, hv)
+	vm := l.clone("web1", "10.77.0.21", nil)
+	l.eventually("saved", func() bool { _, err := os.Stat(filepath.Join(c.State, "inventory.json")); return err == nil })
+	l.lab.close()
+
+	c.Templates = append(c.Templates, Template{Name: "debian-14", GuestID: "debian13_64Guest", Image: "/images/forky"})
+	l = openTestLab(t, c, hv)
+	defer l.lab.close()
+	if again := l.vm("web1").Reference(); again != vm.Reference() {
+		t.Errorf("web1 is %s, was %s", again, vm.Reference())
+	}
+	seen := map[string]bool{}
+	for _, template := range c.Templates {
+		seen[l.properties(l.vm(template.Name)).Config.Uuid] = true
+	}
+	if len(seen) != len(c.Templates) {
+		t.Errorf("%d templates share their UUIDs", len(c.Templates))
+	}
+	pool, err := l.finder.DefaultResourcePool(ctx)
+	must(t, err)
+	folder, err := l.finder.DefaultFolder(ctx)
+	must(t, err)
+	where := pool.Reference()
+	spec := types.VirtualMachineCloneSpec{Location: types.VirtualMachineRelocateSpec{Pool: &where}}
+	l.task(l.vm("debian-13").Clone(ctx, folder, "web2", spec))
+	l.task(l.vm("web2").PowerOn(ctx))
+	l.eventually("started", func() bool { return hv.has("start web2") })
+	if got := l.lab.machines.get(l.vm("web2").Reference().Value).spec.Image; got != "/images/trixie" {
+		t.Errorf("web2 boots %s", got)
+	}
+}
+
 func TestGuestAndVMFollowEachOther(t *testing.T) {
 	ctx := context.Background()
 	l := openTestLab(t, testConfig(t), newPaper())

@@ -55,7 +55,7 @@ export function keepalivedPart(
       unitFile(unit, render(__dirname, unit, {})),
     ],
     checks: [{ name: "keepalived", argv: ["/usr/sbin/keepalived", "--config-test", "--use-file", config] }],
-    units: [{ name: unit, reload: [config], restart: [`${unitDirectory}/${unit}`] }],
+    units: [{ name: unit, reload: [config], restart: [`${unitDirectory}/${unit}`], leave: true }],
     health: [{ name: "keepalived", kind: "unit", unit }],
     vips: view.vips,
     services: services.flatMap((s) => s.ports.map((port) => ({ name: `${s.vip}:${port}`, servers: s.realServers.map((r) => r.address) }))),

@@ -2,6 +2,7 @@ import * as fs from "fs";
 import * as path from "path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import * as YAML from "yaml";
+import { withProgram } from "../../cli/stack";
 import { configFile, projectDirectory, pulumiEnvironment } from "../../lab/fleet";
 import { secretsFile } from "../../config/load";
 import { relocated } from "../../lab/settings";
@@ -12,7 +13,7 @@ const stack = "first-contact";
 const ownSecrets = path.join(projectDirectory, secretsFile(stack));
 const ownConfig = path.join(projectDirectory, `Pulumi.${stack}.yaml`);
 const pulumi = (args: readonly string[], directory = projectDirectory): Promise<Outcome> =>
-  run("pulumi", [...args, "--stack", stack, "--non-interactive"], pulumiEnvironment(), directory);
+  run("pulumi", [...withProgram(args), "--stack", stack, "--non-interactive"], pulumiEnvironment(), directory);
 const withConfig = (verb: string, directory = projectDirectory): Promise<Outcome> =>
   pulumi([verb, "--yes", "--skip-preview", "--config-file", ownConfig], directory);
 

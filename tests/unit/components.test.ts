@@ -2,7 +2,7 @@ import * as pulumi from "@pulumi/pulumi";
 import * as vsphere from "@pulumi/vsphere";
 import { MockMonitor } from "@pulumi/pulumi/runtime/mocks";
 import { beforeAll, describe, expect, it } from "vitest";
-import { powersOff } from "../../components/reboot";
+import { Leaving, powersOff } from "../../components/leaving";
 import { unwantedUnits } from "../../components/host-config";
 import type { Platform } from "../../components/tier";
 import { loadFleet } from "../../config/load";
@@ -80,6 +80,7 @@ beforeAll(async () => {
     fleet,
     providers: { vsphere: vcenter },
     placement: createPlacement(fleet, vcenter),
+    leaving: new Leaving(),
     secrets: {
       ...exampleSecrets,
       sshPrivateKey: pulumi.secret(hostKeyFromSeed("1".repeat(64), operatorKey).privateKey),
@@ -146,8 +147,10 @@ describe("the order of a rollout is data", () => {
     expect([hold("apache-gate-web1"), hold("apache-confirm-web1")]).toEqual([1800, 0]);
   });
 
-  it("bases go side by side: the second begins before the first has ended", () => {
-    expect(named("apache-base-web2").begun).toBeLessThan(named("apache-config-web1").begun);
+  it("a VM of a tier is born, resized or replaced when the one before it is proved; other tiers do not wait", () => {
+    expect(named("apache-vm-web2").begun).toBeGreaterThan(named("apache-gate-web1").ended);
+    expect(named("php-b-vm-php-b2").begun).toBeGreaterThan(named("php-b-gate-php-b1").ended);
+    expect(named("php-b-vm-php-b1").begun).toBeLessThan(named("apache-gate-web1").begun);
   });
 
   it("a VM's base is before its secrets, and its secrets before its content", () => {
@@ -196,6 +199,11 @@ it("a VM is powered off for a change of size to shrink, and to grow only where n
   expect(changes.map((change) => powersOff(hot, { ...hot, ...change }))).toEqual([false, false, true, false, true]);
   expect(changes.map((change) => powersOff(cold, { ...cold, ...change }))).toEqual([false, true, true, false, true]);
   expect(powersOff(hot, cold)).toBe(true);
+});
+
+it("every VM keeps in its annotation what it was born from, so that its renewal can be told from its end", () => {
+  const annotations = ofType("vsphere:index/virtualMachine:VirtualMachine").map((r) => r.inputs["annotation"]);
+  expect(annotations.filter((text) => !String(text).includes(", bookworm from debian-12;"))).toEqual([]);
 });
 
 it("base stops no service that the bundle runs", () => {

@@ -57,7 +57,6 @@ test("the program's facts name every pinned source with its hash", () => {
   expect(facts(secrets)).toMatchObject({
     vsphereServer: "127.0.0.1:8989",
     annexAddress: "10.77.0.5",
-    templates: { bookworm: "debian-12" },
   });
 });
 

@@ -60,10 +60,10 @@ class RollingOut(OnAMachine):
         self.probe = self.machine.root / "healthy"
         self.probe.touch()
 
-    def text(self, word, *more, confirm=60, drain=2, **unit):
+    def text(self, word, *more, confirm=60, drain=2, healthy=0, **unit):
         settings = record(
             "rollout", address="10.77.0.21", responder=self.director, services=[WEB], balancers=[self.director, self.second], minimumServers=1,
-            drainSeconds=drain, minHealthySeconds=0, healthyDeadlineSeconds=1, confirmSeconds=confirm,
+            drainSeconds=drain, minHealthySeconds=healthy, healthyDeadlineSeconds=1, confirmSeconds=confirm,
         )  # fmt: skip
         probe = record("probe", name="healthy", kind="exec", within=1, argv=["/usr/bin/test", "-e", str(self.probe)])
         watcher = file("/etc/systemd/system/fleet-watch.service", "[Service]\n")
@@ -193,6 +193,18 @@ class Gate(RollingOut):
         self.assertEqual(("held", True, False), (report["result"], self.unsettled(), self.flag.exists()))
         self.assertEqual("settled", self.gate(second)[0]["result"])
         self.assertFalse(self.unsettled())
+
+    def test_a_machine_is_looked_at_again_and_again_before_it_is_held_and_once_when_it_is_settled(self):
+        self.first()
+        looks = self.machine.root / "looks"
+        look = record("probe", name="look", kind="exec", within=1, argv=["/bin/sh", "-c", f"echo look >> {looks}"])
+        second = self.machine.report(self.text("two", look, healthy=1))["generation"]
+        looks.unlink()
+        self.gate(second, hold=60)
+        self.assertGreater(len(looks.read_text().split()), 2)
+        looks.unlink()
+        self.gate(second)
+        self.assertEqual(1, len(looks.read_text().split()))
 
     def test_a_held_generation_that_went_back_is_applied_again_at_once(self):
         self.first()

@@ -27,7 +27,8 @@ const everywhere = (command: string): Promise<string[]> => Promise.all(vms.map((
 /** Files and directories of the root file system changed since the mark, but for what sshd, sudo and the journal write. */
 const writtenSince =
   "sudo find / -xdev \\( -path /var/log -o -path /tmp -o -path /var/tmp -o -path /run -o -path /var/lib/systemd/timers \\) -prune -o -newer /run/fleet/mark -print";
-const sessions = "sudo journalctl --sync; sudo journalctl --quiet --unit ssh --grep 'Accepted publickey' --output cat | wc -l";
+// By sshd's own word: the process is in the session's unit before the journal asks where it is.
+const sessions = "sudo journalctl --sync; sudo journalctl --quiet --identifier sshd --grep 'Accepted publickey' --output cat | wc -l";
 const invocations = "systemctl show --property=Id,InvocationID 'fleet-*' srv-sites.mount ssh.service";
 
 /** An edit by hand: how it is made, undone, and what drift must call it. */
@@ -79,8 +80,9 @@ async function candidates(): Promise<Edit[]> {
       vm,
       "file",
       "/etc/systemd/system/fleet.target",
-      "rm /etc/systemd/system/fleet.target",
-      `ln -s /var/lib/fleet/current/etc/systemd/system/fleet.target /etc/systemd/system/`,
+      `rm /etc/systemd/system/fleet.target && ${reload}`,
+      `ln -s /var/lib/fleet/current/etc/systemd/system/fleet.target /etc/systemd/system/ && ${reload}`,
+      "unit fleet.target",
     );
     add(
       vm,

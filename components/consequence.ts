@@ -42,8 +42,9 @@ export function consequences(before: string, after: string): string[] {
   const changed = paths.filter((path) => old.entries.get(path) !== wanted.entries.get(path));
   const word = (path: string): string => (old.entries.has(path) ? (wanted.entries.has(path) ? "changed" : "removed") : "new");
   const units = [...wanted.units].flatMap(([name, unit]) => {
-    if (!old.units.has(name)) return unit.start ? [`start ${name}`] : [];
-    if (touches(unit.restart, changed)) return [`restart ${name}${unit.drain ? ", drained" : ""}`];
+    const before = old.units.get(name);
+    if (!before) return unit.start ? [`start ${name}`] : [];
+    if (touches(unit.restart, changed)) return [`restart ${name}${before.drain || unit.drain ? ", drained" : ""}`];
     return touches(unit.reload, changed) ? [`reload ${name}`] : [];
   });
   const gone = [...old.units]

@@ -552,13 +552,24 @@ def leave_verb(data: bytes) -> int:
         return reported(report, lambda: leave(bundle, order, report))
 
 
+def mend(now: Bundle) -> int:
+    """A change was cut short before its switch: only its traces are left."""
+    report = Report(now)
+    go_back(now, now, set(), report)
+    print(json.dumps(report))
+    return 0 if report["result"] == "reverted" else 1
+
+
 def watch_verb(_: bytes) -> int:
     while change := store.open_change():
         if change["deadline"] is None:
             return 0
-        if change["boot"] != store.boot():  # the machine went down in between: the wait begins again
+        if change["boot"] != store.boot():  # the machine went down in between
             with lock(LOCK_SECONDS):
-                mark(store.load(store.live()), store.load(store.live()))
+                now = store.load(store.live())
+                if now.id == change["generations"][0]:  # and nothing that runs has read another one
+                    return mend(now)
+                mark(now, now)  # the wait begins again
             continue
         left = change["deadline"] - store.clock()
         if left > 0:

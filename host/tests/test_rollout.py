@@ -303,6 +303,20 @@ class Watching(RollingOut):
         self.assertGreater(time.monotonic() - begun, 1)
 
 
+    def test_after_a_power_cut_before_the_switch_nothing_is_waited_for_and_nothing_restarts(self):
+        first = self.first()
+        for step in ("drained", "linked", "marked"):
+            self.machine.apply(self.text("two", file("/etc/more.conf", "more\n")), FLEET_KILL_AT=step)
+            place = self.machine.root / "var/lib/fleet/unsettled"
+            place.write_text(json.dumps({**json.loads(place.read_text()), "boot": "another"}))
+            self.flag.unlink(missing_ok=True)
+            self.machine.calls()
+            self.assertEqual(0, self.watch().returncode)
+            self.assertEqual((first, "one", False), (self.generation(), self.word(), self.unsettled()))
+            self.assertFalse(self.machine.exists("/etc/more.conf"))
+            self.assertEqual([], [call for call in self.machine.calls() if "restart" in call])
+
+
 class Killed(RollingOut):
     def test_a_kill_at_any_step_is_mended_by_the_watcher_alone(self):
         for step in STEPS:

@@ -21,7 +21,7 @@ const mistakes: readonly Mistake[] = [
     what: "bad pool",
     host: "php1",
     edits: [["templates/php/fpm.conf.mustache", "pm = ondemand", "pm = whenever"]],
-    message: /php1: check php-fpm -t of \w+ failed[^]*whenever/,
+    message: /php1: check php-fpm -t of \w+ failed: .*fpm.conf:\d+. unable to parse value for entry 'pm'/,
   },
   {
     what: "bad php.ini",
@@ -42,7 +42,7 @@ const mistakes: readonly Mistake[] = [
       ...sshd("PermitRootLogin perhaps"),
       [apache, "    checks: [", '    checks: [{ name: "sshd -t", argv: ["/usr/sbin/sshd", "-t"] }, '],
     ],
-    message: /web1: check sshd -t failed[^]*PermitRootLogin/i,
+    message: /web1: check sshd -t failed: .*90-fleet.conf line 1: unsupported option "perhaps"/,
   },
   {
     what: "unit that does not start",

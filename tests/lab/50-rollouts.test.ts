@@ -62,19 +62,24 @@ describe("the same client sees requests fail", () => {
     expect(code, out + err).toBe(0);
   });
 
+  /** converge itself would drain for a unit that was fragile before the change, whatever the new bundle says. */
+  const undrained = [
+    "host/plan.py",
+    (text: string) =>
+      text.replace("return [name for name, action in plan.items() if action in", "return [name for name, action in () if action in"),
+  ] as const;
+
   it("when Apache is restarted without being drained", async () => {
     const { file, edit: newer } = changes(1)["Apache's unit"];
-    const copy = await checkoutWith([file, newer], ["templates/apache/apache.ts", (text) => text.replace("drain: true", "drain: false")]);
-    const { seen, said } = await rollOut("drain turned off", mixed, copy);
-    expect(said).toMatch(/web1: changed .*; restart fleet-apache.service(?!, drained)/);
+    const { seen } = await rollOut("drain turned off", mixed, await checkoutWith([file, newer], undrained));
     expect(seen.failed).toBeGreaterThan(0);
   });
 
   it("when a PHP change closes the site's socket", async () => {
     const { file, edit: newer } = changes(1)["php.ini"];
     const held = "{ name: `${unit}.socket`, restart: [`${unitDirectory}/${unit}.socket`], drain: true }";
-    const closed = "{ name: `${unit}.socket`, restart: [`${directory}/`] }";
-    const copy = await checkoutWith([file, newer], ["templates/php/fpm.ts", (text) => text.replace(held, () => closed)]);
+    const closed = "{ name: `${unit}.socket`, restart: [`${directory}/`], drain: true }";
+    const copy = await checkoutWith([file, newer], undrained, ["templates/php/fpm.ts", (text) => text.replace(held, () => closed)]);
     const { seen } = await rollOut("held socket turned off", mixed, copy);
     expect(seen.failed).toBeGreaterThan(0);
   });

@@ -28,7 +28,7 @@ async function whole(name: string): Promise<void> {
 
 /** Its change is settled, or proved and waits for the others of its tier, and it takes requests. */
 async function settled(name: string): Promise<boolean> {
-  const open = await on(name, "cat /var/lib/fleet/unsettled 2>/dev/null; test -e /run/fleet/drain && echo drained; true");
+  const open = await on(name, "sudo cat /var/lib/fleet/unsettled 2>/dev/null; test -e /run/fleet/drain && echo drained; true");
   return open === "" || (!open.includes("drained") && open.includes('"held": true'));
 }
 

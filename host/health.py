@@ -6,11 +6,10 @@
 
 GET /ready answers 200 when every check passes and the machine is not drained (no /run/fleet/drain),
 503 otherwise, with a JSON object that says which check is at fault. GET /healthy does not mind the
-drain. GET /balancer, on a director,
-answers what the kernel's IPVS table holds: {live, services: {"vip:port": {address: {weight, active}}}},
+drain. GET /balancer, on a director, answers what the kernel's IPVS table holds: {live, services: {"vip:port": {address: {weight, active}}}},
 `live` telling whether this director holds the VIPs. GET /through, on a director, asks each door as a
-visitor would: {live, doors: {"vip:port": what is wrong, or nothing}}; only the answer of a director
-that is not live goes through the VIP. FILE is JSON:
+visitor would: {live, doors: {"vip:port": what is wrong, or nothing}}. One that is live asks none: its
+connections would come from the VIP itself, be answered to nobody, and count as open for a minute. FILE is JSON:
 
     listen, port   where to answer
     vips           on a director: its virtual addresses
@@ -264,8 +263,9 @@ def handler(health: Health) -> type[BaseHTTPRequestHandler]:
             elif self.path == "/balancer" and health.vips:
                 status, answer = 200, balancer(health.vips)
             elif self.path == "/through" and health.vips:
-                doors = dict(zip(health.doors, health.pool.map(door_problem, health.doors)))
-                status, answer = 200, {"live": balancer(health.vips)["live"], "doors": doors}
+                live = any(holds(vip) for vip in health.vips)
+                asked = [] if live else health.doors
+                status, answer = 200, {"live": live, "doors": dict(zip(asked, health.pool.map(door_problem, asked)))}
             else:
                 status, answer = 404, {"error": "ask for /ready"}
             body = json.dumps(answer).encode() + b"\n"

@@ -130,6 +130,16 @@ TCP  0A4D0065:2711 wlc
 
 
 class Balancing(Responder):
+    def test_the_doors_are_asked_by_a_director_that_does_not_hold_the_vips_and_by_no_other(self):
+        door = f"127.0.0.1:{web_server(self)}"
+        self.start()
+        for vip, live, doors in (("192.0.2.1", False, {door: ""}), ("127.0.0.1", True, {})):
+            text = json.dumps({"listen": "127.0.0.1", "port": self.port, "vips": [vip], "doors": [door]})
+            self.machine.write("/health.json", text)
+            self.server.send_signal(signal.SIGHUP)
+            time.sleep(0.3)
+            self.assertEqual((200, {"live": live, "doors": doors}), self.ask("/through"))
+
     def test_a_director_tells_its_table_and_whether_it_is_live(self):
         self.machine.write("/proc/net/ip_vs", IPVS)
         for vip, live in (("127.0.0.1", True), ("192.0.2.1", False)):

@@ -18,6 +18,12 @@ describe("a preview tells what a change does on the VM", () => {
     expect(consequences(whole(site("a\n"), service), whole(site("a\n"), service))).toEqual([]);
   });
 
+  it("a unit that was fragile before the change is drained for it, whatever the new bundle says of it", () => {
+    const fragile = { restart: ["/etc/v/"], drain: true };
+    const after = whole(site("b\n"), unit({ ...fragile, drain: false }));
+    expect(consequences(whole(site("a\n"), unit(fragile)), after)).toContain("restart web.service, drained");
+  });
+
   it("what is new and what goes, of files and of units", () => {
     const action: Partial<HostContent> = { actions: [{ name: "kernel parameters", argv: ["/x"], paths: ["/etc/v/"] }] };
     expect(consequences(whole(), whole(site("a\n"), unit({}), action))).toEqual([

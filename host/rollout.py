@@ -40,27 +40,33 @@ def failing_checks(place: str) -> dict[str, str] | None:
     return {name: reason for name, reason in answer["checks"].items() if reason != "ok"} if answer else None
 
 
+def table_now(settings: dict) -> dict | None:
+    """Services of the director that holds the VIPs: {service: {server: {weight, active}}}; None when none says so."""
+    for place in settings["balancers"]:
+        answer = ask(place, "/balancer")
+        if answer.get("live"):
+            return answer["services"]
+    return None
+
+
 def live_table(settings: dict) -> dict:
-    """Services of the director that holds the VIPs: {service: {server: {weight, active}}}."""
     limit = time.monotonic() + DIRECTOR_SECONDS
-    while True:
-        for place in settings["balancers"]:
-            answer = ask(place, "/balancer")
-            if answer.get("live"):
-                return answer["services"]
+    while (table := table_now(settings)) is None:
         if time.monotonic() >= limit:
             names = ", ".join(settings["balancers"])
             raise Failed(f"no director says that it is live ({names}): which servers are live is unknown")
         time.sleep(0.5)
+    return table
 
 
-def own_entries(settings: dict) -> dict[str, dict]:
+def own_entries(settings: dict, table: dict) -> dict[str, dict]:
     """This machine's entry in each of its services that has one."""
-    if not settings["services"]:
-        return {}
-    table = live_table(settings)
     places = ((name, table.get(name, {}).get(settings["address"])) for name in settings["services"])
     return {name: entry for name, entry in places if entry}
+
+
+def live_entries(settings: dict) -> dict[str, dict]:
+    return own_entries(settings, live_table(settings)) if settings["services"] else {}
 
 
 def check_budget(settings: dict) -> None:
@@ -125,12 +131,12 @@ def drain(settings: dict, say) -> None:
     with open(DRAIN, "w", encoding="utf-8") as flag:
         flag.write("converge\n")
     limit = time.monotonic() + DIRECTOR_SECONDS
-    while any(entry["weight"] for entry in own_entries(settings).values()):
+    while any(entry["weight"] for entry in live_entries(settings).values()):
         if time.monotonic() >= limit:
             raise Failed(f"drain: the live director still sends requests here after {DIRECTOR_SECONDS:g} s")
         time.sleep(0.2)
     limit = time.monotonic() + settings["drainSeconds"]
-    while active := sum(entry["active"] for entry in own_entries(settings).values()):
+    while active := sum(entry["active"] for entry in live_entries(settings).values()):
         if time.monotonic() >= limit:
             say(f"{active} connections are still open after {settings['drainSeconds']} s of draining; going on")
             return
@@ -138,14 +144,18 @@ def drain(settings: dict, say) -> None:
 
 
 def undrain(settings: dict, wait: bool = True) -> None:
-    """Take requests again, and wait until the live director sends them."""
-    if not drained():
-        return
-    os.unlink(DRAIN)
+    """Take requests again, and wait until the live director sends them. Where no director is live yet, as in
+    the first hour of a fleet, a machine that was not drained has nobody to wait for."""
+    was_drained = drained()
+    if was_drained:
+        os.unlink(DRAIN)
     if not wait:
         return
     limit = time.monotonic() + DIRECTOR_SECONDS
-    while not all(entry["weight"] for entry in own_entries(settings).values()):
+    while True:
+        table = live_table(settings) if was_drained and settings["services"] else table_now(settings)
+        if table is None or all(entry["weight"] for entry in own_entries(settings, table).values()):
+            return
         if time.monotonic() >= limit:
             raise Failed(f"the live director does not send requests here again within {DIRECTOR_SECONDS:g} s")
         time.sleep(0.2)

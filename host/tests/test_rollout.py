@@ -35,8 +35,9 @@ class Director(http.server.BaseHTTPRequestHandler):
             live = state.through is None or self.headers["Host"] == state.director
             self.wfile.write(json.dumps({"live": live, "doors": {WEB: "" if live else state.through}}).encode())
             return
-        own = {"weight": 0 if state.flag.exists() else 1, "active": state.active if state.flag.exists() else 9}
+        own = {"weight": 0 if state.flag.exists() or state.late > 0 else 1, "active": state.active if state.flag.exists() else 9}
         state.asked.append(own["weight"])
+        state.late -= 1
         servers = {"10.77.0.21": own, **state.others}
         body = json.dumps({"live": state.live, "services": {WEB: servers}}).encode()
         self.send_response(200)
@@ -51,6 +52,7 @@ class RollingOut(OnAMachine):
     def setUp(self):
         super().setUp()
         self.live, self.active, self.asked, self.peer_ready = True, 0, [], True
+        self.late = 0  # answers until the director has noticed that the machine is ready
         self.others = {"10.77.0.22": {"weight": 1, "active": 0}}
         self.flag = self.machine.root / "run/fleet/drain"
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Director)
@@ -155,6 +157,19 @@ class Gate(RollingOut):
         self.assertTrue(self.unsettled())
         report, _ = self.gate(self.generation())
         self.assertEqual(("settled", False), (report["result"], self.unsettled()))
+
+    def test_a_gate_ends_when_the_live_director_sends_requests_here(self):
+        self.first()
+        self.machine.report(self.text("two", restart=[], reload=["/etc/web.conf"]))
+        self.asked.clear()
+        self.late = 3
+        self.gate(self.generation())
+        self.assertEqual([0, 0, 0, 1], self.asked)
+
+    def test_a_gate_before_any_director_is_live_has_nobody_to_wait_for(self):
+        self.live = False
+        generation = self.machine.report(self.text("one"))["generation"]
+        self.assertEqual("settled", self.gate(generation)[0]["result"])
 
     def test_a_machine_that_is_not_healthy_at_the_gate_goes_back(self):
         first = self.first()

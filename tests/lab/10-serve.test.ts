@@ -43,7 +43,9 @@ describe("the status site answers through the VIP", () => {
   const answers: Record<"http" | "https", Status[]> = { http: [], https: [] };
   beforeAll(async () => {
     for (const scheme of ["http", "https"] as const) {
-      for (let i = 0; i < 12; i++) answers[scheme].push(await status(scheme));
+      // Least connections: after a change the freshest server is asked first, for a while alone.
+      const whole = (): boolean => ["apache", "host"].every((key) => new Set(answers[scheme].map((a) => a[key as keyof Status])).size > 1);
+      for (let i = 0; i < 12 || (i < 100 && !whole()); i++) answers[scheme].push(await status(scheme));
     }
   });
 
@@ -63,12 +65,13 @@ describe("the status site answers through the VIP", () => {
   it("keeps a visitor's count in Redis while the PHP VMs alternate", async () => {
     const jar = path.join(fs.mkdtempSync(path.join(os.tmpdir(), "count-")), "cookies");
     const seen: Status[] = [];
-    for (let i = 0; i < 8; i++) {
+    const hosts = (): number => new Set(seen.map((s) => s.host)).size;
+    while (seen.length < 8 || (seen.length < 100 && hosts() < 2)) {
       const { out } = await curl("http://status.lab.test/", "-b", jar, "-c", jar);
       seen.push(JSON.parse(out) as Status);
     }
-    expect(seen.map((s) => s.visits)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
-    expect(new Set(seen.map((s) => s.host)).size).toBe(2);
+    expect(seen.map((s) => s.visits)).toEqual(seen.map((_, i) => i + 1));
+    expect(hosts()).toBe(2);
   });
 
   it("serves its files from the NAS, which its uid cannot be left out of", async () => {
@@ -161,9 +164,14 @@ describe("DokuWiki, from Debian's source archive", () => {
       return Object.fromEntries([...block.matchAll(/-> (10\.\d+\.0\.3[12]):10002\s+(\d+)/g)].map((m) => [m[1] ?? "", Number(m[2])]));
     };
     const before = await connections();
-    for (let i = 0; i < 8; i++) expect(await visitor.get("/doku.php?id=start")).toContain("Logged in as");
-    const after = await connections();
-    for (const server of [at("10.77.0.31"), at("10.77.0.32")]) expect(after[server], server).toBeGreaterThan(before[server] ?? 0);
+    const both = async (): Promise<boolean> => {
+      const after = await connections();
+      return [at("10.77.0.31"), at("10.77.0.32")].every((server) => (after[server] ?? 0) > (before[server] ?? 0));
+    };
+    for (let i = 0; i < 8 || (i < 40 && !(await both())); i++) {
+      expect(await visitor.get("/doku.php?id=start")).toContain("Logged in as");
+    }
+    expect(await both()).toBe(true);
     const ask = `sudo awk '$1 == "requirepass" { print "AUTH", $2; print "KEYS wiki:*" }' /etc/redis/annex.conf | redis-cli`;
     expect(await on("annex", ask)).toContain("wiki:");
   });

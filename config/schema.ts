@@ -162,7 +162,7 @@ export const memcachedSchema = z.strictObject({
   servers: z.array(z.string().regex(/^[0-9.]+:\d+$/, { error: "address:port" })).min(1),
 });
 
-/** The secrets of a stack; each is set with `npm run fleet -- secret <name>`, see stacks/secrets.ts. */
+/** The secrets of a stack; each is set with `npm run fleet -- secret <name>`, see stacks/read.ts. */
 export const secretsSchema = z.strictObject({
   vspherePassword: z.string(),
   /** OpenSSH key with which the program and the tools connect to every VM. */

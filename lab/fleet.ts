@@ -7,7 +7,7 @@ import * as fs from "fs";
 import * as path from "path";
 import * as YAML from "yaml";
 import { removeStaleLocks } from "../cli/locks";
-import { withProgram } from "../cli/stack";
+import { withProgram, type FleetMachine } from "../cli/stack";
 import { secretsFile } from "../config/load";
 import type { Secrets } from "../config/schema";
 import type { Facts } from "./facts";
@@ -164,17 +164,6 @@ async function labStack(): Promise<Stack> {
   removeStaleLocks(backend);
   const workspace = await LocalWorkspace.create({ workDir: projectDirectory, envVars: pulumiEnvironment() });
   return Stack.select(stackName, workspace);
-}
-
-/** What the stack says of each of its machines. */
-interface FleetMachine {
-  readonly name: string;
-  readonly role: string;
-  readonly tier: string;
-  readonly address: string;
-  readonly vcpu: number;
-  readonly memoryMb: number;
-  readonly debian: string;
 }
 
 /** `pulumi up` of the lab's stack, with progress, and the summary table at the end. */

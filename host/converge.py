@@ -54,7 +54,7 @@ RUN = f"{store.ROOT}/run/fleet"
 COMMAND_SECONDS = 120  # limit of one check, action or systemctl call
 PROBE_SECONDS = 5.0  # limit of one try of a probe
 MAX_LINES = 20  # of a command's output in a message
-LOCK_SECONDS = 120  # that a gate waits for another converge to end
+LOCK_SECONDS = float(os.environ.get("FLEET_LOCK_SECONDS", "180"))  # for another converge to end: the watcher, going back
 WATCHER = "fleet-watch.service"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -238,19 +238,25 @@ def prove(bundle: Bundle) -> None:
 
 
 @contextmanager
-def lock(seconds: float = 0):
-    """One converge at a time. The file names its holder for the one that is turned away."""
+def lock(seconds: float = LOCK_SECONDS):
+    """One converge at a time. The file names its holder for the one that waits, or is turned away."""
     os.makedirs(RUN, exist_ok=True)
-    limit = time.monotonic() + seconds
+    limit, told = time.monotonic() + seconds, False
     with open(os.open(f"{RUN}/converge.lock", os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as holder:
         while True:
             try:
                 fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                holder.seek(0)
+                name = holder.read().strip()
                 if time.monotonic() >= limit:
-                    raise Refused(f"another converge is running: {holder.read().strip()}") from None
+                    raise Refused(f"another converge is running: {name}") from None
+                if not told:
+                    say(f"waiting for another converge: {name}")
+                told = True
                 time.sleep(0.2)
+        holder.seek(0)
         holder.truncate()
         holder.write(f"converge {sys.argv[1]}, pid {os.getpid()}, since {time.strftime('%H:%M:%S')}")
         holder.flush()
@@ -515,7 +521,7 @@ def gate_verb(data: bytes) -> int:
         wanted, hold = order["generation"], order["holdSeconds"]
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"a gate needs generation and holdSeconds: {error}") from None
-    with lock(LOCK_SECONDS):
+    with lock():
         report = Report(Bundle(id=wanted, host=host_name()))
         return reported(report, lambda: gate(wanted, hold, report))
 
@@ -543,7 +549,7 @@ def leave_verb(data: bytes) -> int:
         order = {name: json.loads(data)[name] for name in ("peers", "seconds", "patience")}
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"leave needs peers, seconds and patience: {error}") from None
-    with lock(LOCK_SECONDS):
+    with lock():
         bundle = store.load(store.live())
         report = Report(bundle)
         if not bundle.rollout:  # nothing was ever configured here: nobody misses it
@@ -565,7 +571,7 @@ def watch_verb(_: bytes) -> int:
         if change["deadline"] is None:
             return 0
         if change["boot"] != store.boot():  # the machine went down in between
-            with lock(LOCK_SECONDS):
+            with lock():
                 now = store.load(store.live())
                 if now.id == change["generations"][0]:  # and nothing that runs has read another one
                     return mend(now)

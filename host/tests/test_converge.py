@@ -406,17 +406,27 @@ class Drift(OnAMachine):
 
 
 class Refusing(OnAMachine):
-    def test_a_second_converge_is_turned_away_with_the_name_of_the_first(self):
-        wait = shell_check("sleep 1")
-        first = threading.Thread(target=self.machine.apply, args=[web("one\n", wait)])
-        first.start()
+    def first(self):
+        """A converge that takes its time, and the file that names it."""
+        thread = threading.Thread(target=self.machine.apply, args=[web("one\n", shell_check("sleep 1"))])
+        thread.start()
+        self.addCleanup(thread.join)
         lock = self.machine.root / "run/fleet/converge.lock"
         while not lock.exists() or "pid" not in lock.read_text():
             time.sleep(0.01)
-        self.assertIn(f"another converge is running: {lock.read_text()}", self.failure(web("two\n"), expect=2))
-        first.join()
-        self.assertEqual("one\n", self.machine.read("/etc/web.conf"))
-        self.machine.report(web("two\n"))
+        return lock.read_text()
+
+    def test_a_second_converge_waits_for_the_first(self):
+        holder = self.first()
+        done = self.machine.apply(web("two\n"))
+        self.assertEqual(0, done.returncode, done.stderr)
+        self.assertIn(f"waiting for another converge: {holder}", done.stderr)
+        self.assertEqual("two\n", self.machine.read("/etc/web.conf"))
+
+    def test_one_that_has_waited_long_enough_is_turned_away_with_the_name_of_the_first(self):
+        holder = self.first()
+        said = self.failure(web("two\n"), expect=2, FLEET_LOCK_SECONDS="0")
+        self.assertIn(f"another converge is running: {holder}", said)
 
     def test_a_bundle_for_another_machine_is_refused(self):
         other = bundle(file("/etc/a", "x\n"), host="web2")

@@ -104,7 +104,7 @@ function statusText(answers: readonly Answer<Status>[]): string {
   for (const answer of answers) {
     const { machine: m, said } = answer;
     const changed = said?.changed === undefined ? "" : new Date(said.changed * 1000).toISOString().slice(0, 16).replace("T", " ");
-    const php = (said?.artefacts ?? []).map((name) => name.split("-")[0]).join(" ");
+    const php = [...new Set((said?.artefacts ?? []).map((name) => name.split("-")[0]))].join(" ");
     const generation = said?.generation?.slice(0, 12) ?? "";
     table.push([m.name, m.role, m.address, m.vcpu, m.memoryMb, m.debian, php, generation, changed, trouble(answer) || "ok"]);
   }

@@ -12,7 +12,7 @@ interface Lock {
 
 /** Directory of the file backend that pulumi would use now; undefined for any other backend. */
 export function fileBackend(): string | undefined {
-  const home = process.env["PULUMI_HOME"] ?? path.join(os.homedir(), ".pulumi");
+  const home = process.env["PULUMI_CREDENTIALS_PATH"] ?? process.env["PULUMI_HOME"] ?? path.join(os.homedir(), ".pulumi");
   const credentials = path.join(home, "credentials.json");
   const current = fs.existsSync(credentials)
     ? (JSON.parse(fs.readFileSync(credentials, "utf8")) as { current?: string }).current

@@ -18,8 +18,7 @@ function fleetOf(stack: string, configFile: string): Fleet {
   const own = Object.entries(config).flatMap(([key, value]) => (key.startsWith("fleet:") ? [[key.slice(6), value] as const] : []));
   const written = Object.fromEntries(own);
   const secrets = Object.fromEntries(secretNames.map((name) => [name, "-"]));
-  const sites = readSites(String(written["sites"] ?? "sites"));
-  return loadFleet({ stack, config: written, encrypted: [], secrets, sites }).fleet;
+  return loadFleet({ stack, config: written, encrypted: [], secrets, ...readSites(stack, String(written["sites"] ?? "sites")) }).fleet;
 }
 
 /** Resources of the builders and what they stand on; everything else of the stack stays as it is. */

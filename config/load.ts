@@ -27,6 +27,8 @@ export interface Written {
   readonly secrets: Readonly<Record<string, unknown>>;
   /** Parsed content of each site file by its path, e.g. `sites/wiki.yaml`. */
   readonly sites: Readonly<Record<string, unknown>>;
+  /** Files and directories that could not be read at all. @default none */
+  readonly unreadable?: readonly Problem[];
 }
 
 /** Port of the health responder on every VM. */
@@ -46,15 +48,12 @@ export const secretsFile = (stack: string): string => `Pulumi.${stack}.secrets.y
  * @throws ConfigError with all mistakes together.
  */
 export function loadFleet(written: Written): Loaded {
-  const problems: Problem[] = [];
+  const problems: Problem[] = [...(written.unreadable ?? [])];
   const stackFile = `Pulumi.${written.stack}.yaml`;
   problems.push(...written.encrypted.map((key) => misplacedSecret(key, stackFile)));
   const draft = checkStack(written.config, stackFile, problems);
   const secrets = checkSecrets(written, problems);
-  const sites = Object.entries(written.sites).flatMap(([file, content]) => {
-    const site = check(siteSchema, content, file, (path) => path, problems);
-    return site ? [{ file, site }] : [];
-  });
+  const sites = Object.entries(written.sites).map(([file, content]) => ({ file, site: checkSite(content, file, problems) }));
   problems.push(...checkAddresses(draft, stackFile), ...checkReferences(draft, stackFile), ...checkSites(sites));
   const resolved = sites.map(({ file, site }) => resolveSite(draft, stackFile, file, site, problems));
   problems.push(...checkSessions(written, sites));
@@ -113,18 +112,31 @@ function withoutMistakes(value: object, issues: readonly z.core.$ZodIssue[]): un
   return copy;
 }
 
-/** Parses one value; on mistakes adds them all to `problems` and gives undefined. */
-function check<S extends z.ZodType>(
-  schema: S,
-  value: unknown,
-  file: string,
-  name: (path: string) => string,
-  problems: Problem[],
-): z.output<S> | undefined {
-  const result = schema.safeParse(value, { reportInput: true });
+/** The keys of a site that could be understood. */
+type SiteDraft = { readonly [K in keyof SiteConfig]?: SiteConfig[K] | undefined };
+
+/** Checks one site file; what is right in it still takes part in the checks across files. */
+function checkSite(content: unknown, file: string, problems: Problem[]): SiteDraft {
+  if (typeof content !== "object" || content === null || Array.isArray(content)) {
+    problems.push({
+      file,
+      property: "(whole file)",
+      value: content,
+      allowed: "the keys of a site",
+      remedy: "Write it, or remove the file.",
+    });
+    return {};
+  }
+  const result = siteSchema.safeParse(content, { reportInput: true });
   if (result.success) return result.data;
-  problems.push(...result.error.issues.flatMap((issue) => explain(issue, file, name)));
-  return undefined;
+  const { issues } = result.error;
+  problems.push(...issues.flatMap((issue) => explain(issue, file, (path) => path)));
+  const drafts = siteSchema.partial();
+  const rest = withoutMistakes(content, issues) as Record<string, unknown>;
+  const again = drafts.safeParse(rest);
+  if (again.success) return again.data;
+  for (const issue of again.error.issues) Reflect.deleteProperty(rest, issue.path[0] ?? "");
+  return drafts.safeParse(rest).data ?? {};
 }
 
 /** What an operator calls the types of YAML. */
@@ -160,7 +172,7 @@ function misplacedSecret(key: string, file: string): Problem {
 }
 
 /** A site whose sessions are in Redis needs its password. */
-function checkSessions({ stack, secrets }: Written, sites: readonly { site: SiteConfig }[]): Problem[] {
+function checkSessions({ stack, secrets }: Written, sites: readonly { site: SiteDraft }[]): Problem[] {
   const wanted = secrets["redisPassword"] === undefined && sites.some(({ site }) => site.sessions === "redis");
   return wanted ? [secretProblem(stack, "redisPassword")] : [];
 }
@@ -322,7 +334,8 @@ function checkReferences(c: Draft, file: string): Problem[] {
 }
 
 /** Finds the site's group; where there is none says which versions and groups there are. */
-function resolveSite(c: Draft, stackFile: string, file: string, site: SiteConfig, problems: Problem[]): Site | undefined {
+function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft, problems: Problem[]): Site | undefined {
+  if (!site.php) return undefined;
   const groups = Object.entries(c.mutualised?.php ?? {});
   const { version, group } = site.php;
   const having = groups.filter(([name, g]) => g.versions.includes(version) && (group === undefined || group === name));
@@ -378,7 +391,7 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteConfig
       remedy: `Add fleet:memcached to ${stackFile}.`,
     });
   }
-  if (site.sessions !== "files" && build && !build.pecl[site.sessions]) {
+  if (site.sessions && site.sessions !== "files" && build && !build.pecl[site.sessions]) {
     problems.push({
       file,
       property: "sessions",
@@ -396,20 +409,22 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteConfig
       remedy: "Fill the site on the appliance by hand and remove the seed.",
     });
   }
-  return { ...site, php: { ...site.php, group: first[0] }, memoryMb: megabytes(site.php.memory) ?? 0 };
+  // Without a problem the site was accepted whole.
+  return { ...(site as SiteConfig), php: { ...site.php, group: first[0] }, memoryMb: megabytes(site.php.memory) ?? 0 };
 }
 
-function checkSites(sites: readonly { file: string; site: SiteConfig }[]): Problem[] {
+function checkSites(sites: readonly { file: string; site: SiteDraft }[]): Problem[] {
   const found: Problem[] = [];
   const seen = new Map<string, string>();
-  const once = (file: string, property: string, value: string | number, kind: string): void => {
+  const once = (file: string, property: string, value: string | number | undefined, kind: string): void => {
+    if (value === undefined) return;
     const key = `${kind} ${value}`;
     const other = seen.get(key);
     if (other === undefined) seen.set(key, file);
     else found.push({ file, property, value, allowed: `a ${kind} used once`, remedy: `${other} has it already: choose another.` });
   };
   for (const { file, site } of sites) {
-    if (!file.endsWith(`/${site.name}.yaml`)) {
+    if (site.name !== undefined && !file.endsWith(`/${site.name}.yaml`)) {
       found.push({
         file,
         property: "name",
@@ -420,7 +435,7 @@ function checkSites(sites: readonly { file: string; site: SiteConfig }[]): Probl
     }
     once(file, "uid", site.uid, "uid");
     once(file, "port", site.port, "port");
-    for (const host of site.hosts) once(file, "hosts", host, "DNS name");
+    for (const host of site.hosts ?? []) once(file, "hosts", host, "DNS name");
   }
   return found;
 }

@@ -178,7 +178,20 @@ async function attach(device: string): Promise<void> {
   process.stdin.destroy();
 }
 
-cli.parseAsync().catch((error: unknown) => {
+/** `up` is what is meant without a verb, so commander would take an unknown one for its argument. */
+function refuseUnknownVerb(): void {
+  const [, , word = "-"] = process.argv;
+  const known = cli.commands.map((c) => c.name());
+  if (word.startsWith("-") || word === "help" || known.includes(word)) return;
+  throw new LabError(`there is no verb ${word}; there are: ${known.join(", ")}`);
+}
+
+async function main(): Promise<void> {
+  refuseUnknownVerb();
+  await cli.parseAsync();
+}
+
+main().catch((error: unknown) => {
   process.stderr.write(`lab: ${error instanceof LabError ? error.message : String((error as Error).stack ?? error)}\n`);
   process.exitCode = 1;
 });

@@ -13,8 +13,8 @@ import type { Secrets } from "../config/schema";
 import type { Facts } from "./facts";
 import { labPaths, labRoot, repoRoot } from "./paths";
 import { labNumber, relocated } from "./settings";
-import { LabError, run, step, writeAtomic } from "./shell";
-import { machines, removeVm, type Machine } from "./vcenter";
+import { LabError, run, step, until, writeAtomic } from "./shell";
+import { machines, order, removeVm, type Machine } from "./vcenter";
 
 const stackName = "lab";
 /** A Pulumi project of the lab's own whose program is this checkout's: no command writes into the checkout. */
@@ -63,11 +63,15 @@ function writeProject(): void {
 async function writeStackConfig(): Promise<void> {
   const facts = JSON.parse(fs.readFileSync(labPaths.facts, "utf8")) as Facts;
   const committed = relocated(fs.readFileSync(path.join(repoRoot, "Pulumi.lab.yaml"), "utf8"));
+  const document = YAML.parseDocument(committed, { merge: true });
+  if (document.errors.length > 0) {
+    throw new LabError(document.errors.map((e) => `Pulumi.lab.yaml is no YAML: ${e.message}: correct the line`).join("\n"));
+  }
   const stamp = `# inputs ${createHash("sha256").update(committed).update(JSON.stringify(facts)).digest("hex")}`;
   if (fs.existsSync(secretsPath) && fs.existsSync(configFile) && fs.readFileSync(configFile, "utf8").includes(stamp)) return;
   await initialise();
   const { encryptionsalt } = YAML.parse(fs.readFileSync(configFile, "utf8")) as { encryptionsalt: string };
-  const { config } = YAML.parse(committed, { merge: true }) as { config: Record<string, object> };
+  const { config } = document.toJS() as { config: Record<string, object> };
   const content = {
     encryptionsalt,
     config: {
@@ -125,6 +129,24 @@ async function settleInterrupted(stack: Stack): Promise<void> {
   });
 }
 
+/** Starts what was killed, thaws what was frozen, plugs in what was cut: a machine that is away would stop every change. */
+async function bringBack(): Promise<void> {
+  const all = await machines();
+  const verbs = { off: "start", frozen: "thaw" } as Record<string, string>;
+  for (const { Name, State } of all) {
+    const verb = verbs[State];
+    if (verb) await order(Name, verb);
+    else await order(Name, "heal");
+  }
+  const away = async (): Promise<string[]> => (await machines()).filter((m) => m.State !== "on").map((m) => m.Name);
+  const waiting = await away();
+  if (waiting.length === 0) return;
+  await step(`waiting for ${waiting.join(", ")}`, async () => {
+    if (await until(async () => (await away()).length === 0, 180)) return;
+    throw new LabError(`${(await away()).join(", ")} did not come up: look with \`npm run lab -- logs VM\``);
+  });
+}
+
 const urnName = (urn: string): string => urn.slice(urn.lastIndexOf("::") + 2);
 const urnType = (urn: string): string => (urn.split("::")[2] ?? "").split("$").at(-1) ?? "";
 
@@ -172,6 +194,7 @@ export async function up(): Promise<void> {
   const progress = new Progress(hostNames(YAML.parse(fs.readFileSync(configFile, "utf8"))));
   fs.rmSync(upLog, { force: true });
   await settleInterrupted(stack);
+  await bringBack();
   await step("pulumi up", async () => {
     try {
       await stack.up({
@@ -244,7 +267,7 @@ function summary(
     `The lab's machines take ${memory.toFixed(1)} GB of memory.`,
     "",
     `Open (all on ${vip}; in a browser, put this line into /etc/hosts first: ${vip} ${names.join(" ")}):`,
-    ...names.map((name) => `  http://${name}/   curl --resolve ${name}:80:${vip} http://${name}/`),
+    ...names.map((name) => `  http://${name}/ and https://${name}/   curl --resolve ${name}:80:${vip} http://${name}/`),
     "Look inside:",
     "  npm run lab -- status                      machines and what they cost",
     "  npm run lab -- ssh lb1 sudo ipvsadm -Ln    who balances what",

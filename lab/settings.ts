@@ -44,6 +44,3 @@ export const templates = [
 
 /** VMs whose names match run natively: compiling in a User-Mode guest takes 3 to 12 times as long. */
 export const nativePattern = "*build*";
-
-/** Memory and disk the lab needs before it starts, in GB. */
-export const needs = { memoryGb: 8, diskGb: 15 } as const;

@@ -3,7 +3,7 @@ import * as fs from "fs";
 import * as path from "path";
 import * as YAML from "yaml";
 import { secretsFile, type Written } from "../config/load";
-import { ConfigError, type Problem } from "../config/problems";
+import type { Problem } from "../config/problems";
 import { projectRoot } from "../components/programs";
 
 /** What the program reads of a stack whose files are in `directory`. */
@@ -24,7 +24,7 @@ export function readConfig({ stack, directory, config: all, encrypted }: StackFi
       .map(([key, text]) => [key.slice("fleet:".length), structured(text)]),
   );
   const sites = typeof config["sites"] === "string" ? config["sites"] : "sites";
-  return { stack, config, encrypted, secrets: readSecrets(stack, directory), sites: readSites(sites) };
+  return { stack, config, encrypted, secrets: readSecrets(stack, directory), ...readSites(stack, sites) };
 }
 
 /**
@@ -53,24 +53,33 @@ function structured(text: string): unknown {
   }
 }
 
-/** Parses every site file of a directory of the project; broken YAML is told with its line. */
-export function readSites(directory: string): Record<string, unknown> {
+/**
+ * Parses every site file of a directory of the project. A directory that is not there, a file that is no YAML
+ * and one with another ending are mistakes: a site that is silently not read would be taken away.
+ */
+export function readSites(stack: string, directory: string): Required<Pick<Written, "sites" | "unreadable">> {
   const full = path.resolve(projectRoot, directory);
-  if (!fs.existsSync(full)) return {};
-  const problems: Problem[] = [];
+  if (!fs.existsSync(full)) {
+    const allowed = "a directory of site files; an empty one where there are none";
+    return {
+      sites: {},
+      unreadable: [{ file: `Pulumi.${stack}.yaml`, property: "fleet:sites", value: directory, allowed, remedy: "Correct the path." }],
+    };
+  }
+  const unreadable: Problem[] = [];
   const sites: Record<string, unknown> = {};
-  for (const name of fs
-    .readdirSync(full)
-    .filter((n) => n.endsWith(".yaml"))
-    .sort()) {
+  for (const name of fs.readdirSync(full).sort()) {
     const file = path.join(directory, name);
+    if (name.endsWith(".yml")) {
+      unreadable.push({ file, property: "(whole file)", value: name, allowed: "a name that ends in .yaml", remedy: "Rename the file." });
+    }
+    if (!name.endsWith(".yaml")) continue;
     const document = YAML.parseDocument(fs.readFileSync(path.join(full, name), "utf8"));
     for (const error of document.errors) {
       const [message = ""] = error.message.split("\n");
-      problems.push({ file, property: "(whole file)", value: message, allowed: "YAML", remedy: "Correct the line." });
+      unreadable.push({ file, property: "(whole file)", value: message, allowed: "YAML", remedy: "Correct the line." });
     }
     if (document.errors.length === 0) sites[file] = document.toJS();
   }
-  if (problems.length > 0) throw new ConfigError(problems);
-  return sites;
+  return { sites, unreadable };
 }

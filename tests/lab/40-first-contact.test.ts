@@ -11,6 +11,7 @@ import { changedCheckout, run, type Outcome } from "./lab";
 
 const stack = "first-contact";
 const ownSecrets = path.join(projectDirectory, secretsFile(stack));
+const noSites = path.join(projectDirectory, "no-sites");
 const ownConfig = path.join(projectDirectory, `Pulumi.${stack}.yaml`);
 const pulumi = (args: readonly string[], directory = projectDirectory): Promise<Outcome> =>
   run("pulumi", [...withProgram(args), "--stack", stack, "--non-interactive"], pulumiEnvironment(), directory);
@@ -27,9 +28,10 @@ function writeConfig(): void {
   const own = {
     "fleet:network": config["fleet:network"],
     "fleet:vsphere": { ...config["fleet:vsphere"], folder: stack },
-    "fleet:sites": "sites/none",
+    "fleet:sites": noSites,
     "fleet:dedicated": { contact: small },
   };
+  fs.mkdirSync(noSites, { recursive: true });
   fs.writeFileSync(ownConfig, YAML.stringify({ encryptionsalt, config: own }), { mode: 0o600 });
   fs.copyFileSync(path.join(projectDirectory, secretsFile("lab")), ownSecrets);
 }

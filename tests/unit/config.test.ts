@@ -1,7 +1,11 @@
+import * as fs from "fs";
+import * as os from "os";
+import * as path from "path";
 import { describe, expect, it } from "vitest";
 import { rolloutOf } from "../../components/tier";
 import { loadFleet } from "../../config/load";
 import { ConfigError, describeProblem } from "../../config/problems";
+import { readSites } from "../../stacks/read";
 import { exampleFleet, writtenStack } from "./example";
 
 type Edit = (config: Record<string, any>, sites: Record<string, any>, secrets: Record<string, any>) => void; // eslint-disable-line @typescript-eslint/no-explicit-any -- edits break types on purpose
@@ -194,6 +198,52 @@ it("all mistakes come in one report, across files and across checks", () => {
     ).toHaveLength(1);
   }
   expect(found).toHaveLength(7);
+});
+
+it("a mistake in a site file hides no other one of it", () => {
+  const found = mistakes((_, s) => {
+    s["sites/lab/wiki.yaml"].port = "ten";
+    s["sites/lab/wiki.yaml"].uid = 20003;
+    s["sites/lab/wiki.yaml"].php.version = "8.4";
+    s["sites/lab/status.yaml"] = null;
+  });
+  for (const part of ["wiki.yaml: port", "wiki.yaml: uid", "wiki.yaml: php.version", "status.yaml: (whole file)"]) {
+    expect(found.join("\n")).toContain(part);
+  }
+  expect(found).toHaveLength(4);
+});
+
+describe("a site file that is not read as it is written is a mistake, and hides no other", () => {
+  const written = (change: (directory: string) => void): string => {
+    const directory = fs.mkdtempSync(path.join(os.tmpdir(), "sites-"));
+    fs.cpSync(path.join(__dirname, "..", "..", "sites", "lab"), directory, { recursive: true });
+    change(directory);
+    const stack = writtenStack("lab");
+    try {
+      loadFleet({ ...stack, config: { ...stack.config, unknown: 1 }, ...readSites("lab", directory) });
+    } catch (error) {
+      return (error as Error).message.replaceAll(directory, "sites");
+    }
+    throw new Error("no mistake was found");
+  };
+  it.each([
+    [
+      "no directory",
+      (d: string) => fs.rmSync(d, { recursive: true }),
+      'Pulumi.lab.yaml: fleet:sites is "sites"; allowed: a directory of site files',
+    ],
+    [
+      "another ending",
+      (d: string) => fs.renameSync(`${d}/wiki.yaml`, `${d}/wiki.yml`),
+      'sites/wiki.yml: (whole file) is "wiki.yml"; allowed: a name that ends in .yaml',
+    ],
+    ["no YAML", (d: string) => fs.writeFileSync(`${d}/wiki.yaml`, "a: [\n"), "sites/wiki.yaml: (whole file) is "],
+  ])("%s", (_, change, text) => {
+    const said = written(change);
+    expect(said).toContain("2 mistakes");
+    expect(said).toContain(text);
+    expect(said).toContain("fleet:unknown");
+  });
 });
 
 it("no report shows a secret, whatever is wrong with it", () => {

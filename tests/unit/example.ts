@@ -21,7 +21,7 @@ export function writtenStack(stack: string): Written & { config: Record<string, 
     config: Record<string, unknown>;
   };
   const config = Object.fromEntries(Object.entries(file.config).map(([key, value]) => [key.replace(/^fleet:/, ""), value]));
-  return { stack, config, encrypted: [], secrets: exampleSecrets, sites: readSites(String(config["sites"])) };
+  return { stack, config, encrypted: [], secrets: exampleSecrets, ...readSites(stack, String(config["sites"])) };
 }
 
 /** The validated platform of a committed stack. */

@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from "vitest";
-import { order } from "../../lab/vcenter";
-import { ipvs, liveDirector, ready, revive, sleep, startProbe, status, until, type Seen } from "./lab";
+import { machines, order } from "../../lab/vcenter";
+import { ipvs, liveDirector, ready, revive, root, run, sleep, startProbe, status, until, type Seen } from "./lab";
 
 const table: Record<string, Seen> = {};
 
@@ -47,6 +47,15 @@ describe("the service goes on when a machine is killed", () => {
     expect(seen.outage).toBeLessThan(12);
     await status();
     await revive(name);
+  });
+
+  it("`npm run lab` brings back what was killed, frozen and cut", async () => {
+    await order("web1", "kill");
+    await order("php1", "freeze");
+    await order("php2", "cut");
+    const { code, out, err } = await run("bash", ["lab/lab", "up"], {}, root);
+    expect(code, out + err).toBe(0);
+    expect((await machines()).filter((m) => m.State !== "on").map((m) => m.Name)).toEqual([]);
   });
 
   it("and everything is ready again afterwards", async () => {

@@ -377,14 +377,15 @@ def apply(bundle: Bundle, report: Report) -> None:
         say(f"will {action} {name}")
     report.step("planned")
     settings = bundle.rollout
-    if settings and now != ORIGIN:
+    serves = before.id != ORIGIN  # a machine that was never proved is nobody's server yet
+    if settings and serves:
         rollout.check_budget(settings)
     report.step("budgeted")
     try:
         if settings and now != ORIGIN:
             mark(before, bundle)
             start_watcher()
-            if fragile := needs_drain(planned, before, bundle):
+            if serves and (fragile := needs_drain(planned, before, bundle)):
                 say(f"draining for {' '.join(fragile)}")
                 rollout.drain(settings, say)
         report.step("drained")

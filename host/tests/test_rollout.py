@@ -112,6 +112,17 @@ class Budget(RollingOut):
         self.flag.touch()
         self.machine.report(self.text("two"))
 
+    def test_a_first_change_that_was_cut_short_is_finished_though_no_other_server_is_there_yet(self):
+        self.others = {}
+        for step in STEPS[STEPS.index("switched") :]:
+            with self.subTest(step=step):
+                self.setUp()
+                self.others = {}
+                killed = self.machine.apply(self.text("one"), FLEET_KILL_AT=step)
+                self.assertEqual(-signal.SIGKILL, killed.returncode)
+                self.gate(self.machine.report(self.text("one"))["generation"])
+                self.assertEqual(("one", False), (self.word(), self.unsettled()))
+
     def test_without_a_live_director_nothing_is_touched(self):
         self.first()
         self.live = False

@@ -83,8 +83,9 @@ def holds(address: str) -> bool:
     return True
 
 
-def balancer(vips: list[str]) -> dict:
-    return {"live": any(holds(vip) for vip in vips), "services": ipvs.table()}
+def is_live(vips: list[str]) -> bool:
+    """Whether this director holds the virtual addresses."""
+    return any(holds(vip) for vip in vips)
 
 
 def door_problem(door: str) -> str:
@@ -261,9 +262,9 @@ def handler(health: Health) -> type[BaseHTTPRequestHandler]:
             if self.path in ("/ready", "/healthy"):
                 status, answer = health.answer(self.path)
             elif self.path == "/balancer" and health.vips:
-                status, answer = 200, balancer(health.vips)
+                status, answer = 200, {"live": is_live(health.vips), "services": ipvs.table()}
             elif self.path == "/through" and health.vips:
-                live = any(holds(vip) for vip in health.vips)
+                live = is_live(health.vips)
                 asked = [] if live else health.doors
                 status, answer = 200, {"live": live, "doors": dict(zip(asked, health.pool.map(door_problem, asked)))}
             else:

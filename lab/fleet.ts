@@ -131,13 +131,8 @@ async function settleInterrupted(stack: Stack): Promise<void> {
 
 /** Starts what was killed, thaws what was frozen, plugs in what was cut: a machine that is away would stop every change. */
 async function bringBack(): Promise<void> {
-  const all = await machines();
-  const verbs = { off: "start", frozen: "thaw" } as Record<string, string>;
-  for (const { Name, State } of all) {
-    const verb = verbs[State];
-    if (verb) await order(Name, verb);
-    else await order(Name, "heal");
-  }
+  const verbs: Record<string, string> = { off: "start", frozen: "thaw" };
+  for (const { Name, State } of await machines()) await order(Name, verbs[State] ?? "heal");
   const away = async (): Promise<string[]> => (await machines()).filter((m) => m.State !== "on").map((m) => m.Name);
   const waiting = await away();
   if (waiting.length === 0) return;

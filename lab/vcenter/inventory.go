@@ -168,12 +168,11 @@ func (inv *Inventory) makeTemplates(templates []Template) error {
 // copyOf puts a copy of a VM into the inventory. Its id has no number, so one template more in the configuration
 // moves no id that a saved inventory uses.
 func (inv *Inventory) copyOf(ctx *simulator.Context, model json.RawMessage, name string) (*simulator.VirtualMachine, error) {
-	vm := &simulator.VirtualMachine{DataSets: map[string]*simulator.DataSet{}}
-	if err := decode(model, &vm.VirtualMachine); err != nil {
+	vm, err := decodeVM(model)
+	if err != nil {
 		return nil, err
 	}
 	vm.Self.Value = "vm-" + name
-	vm.Summary.Vm = &vm.Self
 	vm.Config.Uuid = uuid.NewSHA1(uuid.NameSpaceDNS, []byte(name)).String()
 	vm.Config.InstanceUuid = vm.Config.Uuid
 	vm.Summary.Config.Uuid, vm.Summary.Config.InstanceUuid = vm.Config.Uuid, vm.Config.Uuid
@@ -295,6 +294,16 @@ func decode(text json.RawMessage, value any) error {
 	return types.NewJSONDecoder(bytes.NewReader(text)).Decode(value)
 }
 
+// decodeVM reads a VM as it was encoded, with what the simulator needs beside it.
+func decodeVM(text json.RawMessage) (*simulator.VirtualMachine, error) {
+	vm := &simulator.VirtualMachine{DataSets: map[string]*simulator.DataSet{}}
+	if err := decode(text, &vm.VirtualMachine); err != nil {
+		return nil, err
+	}
+	vm.Summary.Vm = &vm.Self
+	return vm, nil
+}
+
 func (inv *Inventory) cluster() *simulator.ClusterComputeResource {
 	return inv.registry().Any("ClusterComputeResource").(*simulator.ClusterComputeResource)
 }
@@ -323,11 +332,10 @@ func (inv *Inventory) load() (tagContents, error) {
 		}
 	}
 	for _, text := range s.VMs {
-		vm := &simulator.VirtualMachine{DataSets: map[string]*simulator.DataSet{}}
-		if err := decode(text, &vm.VirtualMachine); err != nil {
+		vm, err := decodeVM(text)
+		if err != nil {
 			return s.Tags, err
 		}
-		vm.Summary.Vm = &vm.Self
 		if err := inv.adopt(ctx, vm, vm.Parent); err != nil {
 			return s.Tags, err
 		}

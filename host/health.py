@@ -4,9 +4,10 @@
     health.py FILE          serve; SIGHUP reads FILE again
     health.py --check FILE  only say whether FILE is right
 
-GET /ready answers 200 when every check passes and the machine is not drained (no /run/fleet/drain),
-503 otherwise, with a JSON object that says which check is at fault. GET /healthy does not mind the
-drain. GET /balancer, on a director, answers what the kernel's IPVS table holds: {live, services: {"vip:port": {address: {weight, active}}}},
+GET /healthy answers 200 when every check passes, 503 otherwise, with a JSON object that says which
+is at fault. GET /ready is for the balancers: 503 when the machine is drained (/run/fleet/drain), or
+when one of its own checks fails, or every site's. One site's FPM, busy or broken, does not take its
+neighbours away: it would be busy on every machine at once. GET /balancer, on a director, answers what the kernel's IPVS table holds: {live, services: {"vip:port": {address: {weight, active}}}},
 `live` telling whether this director holds the VIPs. GET /through, on a director, asks each door as a
 visitor would: {live, doors: {"vip:port": what is wrong, or nothing}}. One that is live asks none: its
 connections would come from the VIP itself, be answered to nobody, and count as open for a minute. FILE is JSON:
@@ -23,13 +24,15 @@ connections would come from the VIP itself, be answered to nobody, and count as 
       mount        path: must be a mount point whose server answers
 
 Checks run together, each at most CHECK_SECONDS, and a result serves for CACHE_SECONDS, so two
-balancers that ask every second cost little more than one.
+balancers that ask every second cost little more than one. An answer takes at most ANSWER_SECONDS
+where a balancer asks often.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import select
 import signal
@@ -49,7 +52,7 @@ import probes
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 DRAIN = f"{ROOT}/run/fleet/drain"
 UNITS = f"{ROOT}/run/systemd/units"
-CHECK_SECONDS, CACHE_SECONDS = 1.0, 0.5
+CHECK_SECONDS, CACHE_SECONDS, ANSWER_SECONDS, STALE_SECONDS = 1.0, 0.5, 0.3, 3.0
 WORKERS = 32
 NEEDS = {
     "http": {"url": str}, "tcp": {"address": str, "port": int}, "unit": {"unit": str}, "mount": {"path": str},
@@ -208,18 +211,20 @@ class MountProber:
 
 
 class Health:
-    """The results of all checks, no older than CACHE_SECONDS."""
+    """The results of all checks: CACHE_SECONDS old, and STALE_SECONDS while one of them hangs."""
 
     def __init__(self, config: dict):
-        self.turn, self.seen, self.results = threading.Lock(), 0.0, {}
-        self.pool = ThreadPoolExecutor(WORKERS)
+        self.turn, self.results = threading.Lock(), {}
+        self.pool, self.lookers = ThreadPoolExecutor(WORKERS), ThreadPoolExecutor(2)
         self.probers: dict[str, MountProber] = {}
         self.use(config)
 
     def use(self, config: dict) -> None:
         with self.turn:
-            self.checks, self.vips, self.seen = config.get("checks", []), config.get("vips", []), 0.0
+            self.checks, self.vips = config.get("checks", []), config.get("vips", [])
+            self.looking, self.seen = None, -math.inf
             self.doors = config.get("doors", [])
+            self.sites = {check["name"] for check in self.checks if check["kind"] == "fastcgi"}
             for check in self.checks:
                 if check["kind"] == "mount":
                     self.probers.setdefault(check["path"], MountProber())
@@ -233,21 +238,33 @@ class Health:
             return str(error) or type(error).__name__
 
     def look(self) -> dict[str, str]:
-        """What is wrong with each check; empty texts are good."""
+        """What is wrong with each check; empty texts are good. A check that hangs holds no answer up, or the
+        balancers would take this machine for a dead one: they get what was seen a moment ago."""
         with self.turn:
-            if time.monotonic() - self.seen > CACHE_SECONDS or not self.seen:
-                asked = {check["name"]: self.pool.submit(self.run, check) for check in self.checks}
-                wait(asked.values(), CHECK_SECONDS)
-                late = f"no answer for {CHECK_SECONDS:g} s"
-                self.results = {name: look.result() if look.done() else late for name, look in asked.items()}
-                self.seen = time.monotonic()
-            return self.results
+            age = time.monotonic() - self.seen
+            if self.looking is None and age > CACHE_SECONDS:
+                self.looking = self.lookers.submit(self.look_now, self.checks)
+            looking = self.looking
+        if looking:
+            wait([looking], ANSWER_SECONDS if age < STALE_SECONDS else None)
+        return self.results
+
+    def look_now(self, checks: list[dict]) -> None:
+        asked = {check["name"]: self.pool.submit(self.run, check) for check in checks}
+        wait(asked.values(), CHECK_SECONDS)
+        late = f"no answer for {CHECK_SECONDS:g} s"
+        results = {name: look.result() if look.done() else late for name, look in asked.items()}
+        with self.turn:
+            if checks is self.checks:  # no other configuration came in between
+                self.results, self.seen, self.looking = results, time.monotonic(), None
 
     def answer(self, path: str) -> tuple[int, dict]:
         results, drained = self.look(), os.path.exists(DRAIN)
-        healthy = not any(results.values())
-        ready = healthy and not drained
-        return 200 if ready or (healthy and path == "/healthy") else 503, {
+        sites = [reason for name, reason in results.items() if name in self.sites]
+        own = [reason for name, reason in results.items() if name not in self.sites]
+        ready = not drained and not any(own) and not (sites and all(sites))
+        good = ready if path == "/ready" else not any(results.values())
+        return 200 if good else 503, {
             "ready": ready,
             "drained": drained,
             "checks": {name: reason or "ok" for name, reason in results.items()},

@@ -87,8 +87,19 @@ class Serving(Responder):
         self.runs("a.service")
         self.assertEqual(200, self.start(answers, silent)[0])
         self.runs("b.service")
-        status, body = self.after_cache()
+        time.sleep(health.CACHE_SECONDS + 0.1)
+        status, body = self.ask("/healthy")
         self.assertEqual((503, "ok"), (status, body["checks"]["a"]))
+
+    def test_one_site_that_does_not_answer_leaves_the_machine_to_its_neighbours_and_all_of_them_do_not(self):
+        place = {"address": "127.0.0.1", "port": fastcgi_server(self)}
+        answers = {"name": "a", "kind": "fastcgi", **place, "path": "/ping"}
+        silent = {"name": "b", "kind": "fastcgi", **place, "path": "/other"}
+        self.assertEqual((200, 503), (self.start(answers, silent)[0], self.ask("/healthy")[0]))
+        self.configure(silent, {**silent, "name": "c"})
+        self.server.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        self.assertEqual((503, False), (self.ask()[0], self.ask()[1]["ready"]))
 
     def test_a_sleeping_site_is_healthy_while_its_port_is_held_and_is_not_woken(self):
         with socket.create_server(("127.0.0.1", 0)) as held:
@@ -184,6 +195,15 @@ class Looking(unittest.TestCase):
             status, body = looker.answer("/ready")
             self.assertLess(time.monotonic() - started, 1.5)
         self.assertEqual((503, {"no answer for 1 s"}), (status, set(body["checks"].values())))
+
+    def test_a_check_that_hangs_does_not_hold_the_answer_of_the_machine_up(self):
+        with mock.patch.dict(health.CHECKS, slow=lambda check: time.sleep(3)):
+            looker = health.Health({"checks": [{"name": "n", "kind": "slow"}]})
+            self.assertEqual(503, looker.answer("/ready")[0])
+            time.sleep(health.CACHE_SECONDS + 0.05)
+            started = time.monotonic()
+            self.assertEqual(503, looker.answer("/ready")[0])
+            self.assertLess(time.monotonic() - started, 0.8)
 
     def test_a_result_serves_for_a_while(self):
         asked = []

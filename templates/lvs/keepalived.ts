@@ -24,6 +24,7 @@ export function keepalivedPart(
   const config = "/etc/keepalived/fleet.conf";
   const unit = "fleet-keepalived.service";
   const view = {
+    leaving: "/run/fleet-keepalived/leaving",
     name: machine.name,
     address: machine.address,
     interface: "eth0",
@@ -40,11 +41,14 @@ export function keepalivedPart(
       realServers: s.realServers,
     })),
   };
-  const kernel = kernelPart(["ip_vs", "ip_vs_wlc"], {
+  const kernel = kernelPart(["ip_vs", "ip_vs_mh"], {
     // A connection to a server that is gone is reset at once instead of vanishing for minutes.
     "net.ipv4.vs.expire_nodest_conn": 1,
     // A reused client port gets its old server; the other settings delay or drop such a connection.
     "net.ipv4.vs.conn_reuse_mode": 0,
+    // A connection that began at the other director goes on here; without it, a take-over resets every one
+    // that is younger than the kernel's synchronisation (up to 2 s and its third packet).
+    "net.ipv4.vs.sloppy_tcp": 1,
   });
   return {
     ...kernel,
@@ -52,7 +56,7 @@ export function keepalivedPart(
     files: [
       ...(kernel.files ?? []),
       { path: config, text: render(__dirname, "keepalived.conf", view) },
-      unitFile(unit, render(__dirname, unit, {})),
+      unitFile(unit, render(__dirname, unit, view)),
     ],
     checks: [{ name: "keepalived", argv: ["/usr/sbin/keepalived", "--config-test", "--use-file", config] }],
     units: [{ name: unit, reload: [config], restart: [`${unitDirectory}/${unit}`], leave: true }],

@@ -13,6 +13,12 @@ export interface FpmSurroundings {
   readonly phpAddresses: readonly string[];
 }
 
+/**
+ * Kernel parameters of a PHP VM. FPM waits for its client to take the answer, and a client that died
+ * takes a child with it: for 25 s with 6 resends, for 15 minutes with the kernel's own 15.
+ */
+export const fpmSysctls = { "net.ipv4.tcp_retries2": 6 } as const;
+
 /** Name of a site's units, without suffix. */
 export const siteUnit = (site: Pick<Site, "name">): string => `fleet-site-${site.name}`;
 

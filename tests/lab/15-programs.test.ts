@@ -11,6 +11,6 @@ it("new versions of the programs on the machines, the health responder's too, co
   expect(there.out).toMatch(/nas-base-nas1 updated/);
   expect(there.out).toMatch(/nas-config-nas1 updated/);
   expect(back.code, back.out + back.err).toBe(0);
-  expect(seen.failed, JSON.stringify(seen.errors)).toBe(0);
+  expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
   expect(await on("nas1", "systemctl is-active nfs-server.service")).toBe("active\n");
 });

@@ -1,18 +1,8 @@
 import { afterAll, describe, expect, it } from "vitest";
 import { machines, order } from "../../lab/vcenter";
-import { ipvs, liveDirector, ready, revive, root, run, sleep, startProbe, status, until, type Seen } from "./lab";
+import { liveDirector, ready, revive, root, run, settled, sleep, startProbe, status, type Seen } from "./lab";
 
 const table: Record<string, Seen> = {};
-
-/** Waits until the live director has every real server in its table and the site answers 30 times in a row. */
-async function settled(): Promise<void> {
-  const whole = async (): Promise<boolean> => {
-    const weights = Object.values(await ipvs(await liveDirector())).flatMap((servers) => Object.values(servers));
-    for (let i = 0; i < 30; i++) await status();
-    return weights.length === 10 && weights.every((w) => w === 1);
-  };
-  await until(whole, 120, "all real servers are back and the site answers");
-}
 
 /** Kills a machine while the open-loop client runs, and gives the service time to go on without it. */
 async function killUnderLoad(what: string, name: string): Promise<Seen> {

@@ -34,7 +34,7 @@ describe("a rollout under load loses no request", () => {
     const { seen, code, said } = await rollOut(what, mixed, await checkoutWith(...chosen.map((c) => [c.file, c.edit] as const)));
     expect(code, said).toBe(0);
     for (const { consequence } of chosen) expect(said).toMatch(consequence);
-    expect(seen.failed, JSON.stringify(seen.errors)).toBe(0);
+    expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
   });
 
   it("a PHP build", async () => {
@@ -45,14 +45,14 @@ describe("a rollout under load loses no request", () => {
     const { seen, code, said } = await rollOut("a PHP build", mixed, undefined, config);
     expect(code, said).toBe(0);
     expect(said).toMatch(/php1: changed .*; restart fleet-site-blog.service/);
-    expect(seen.failed, JSON.stringify(seen.errors)).toBe(0);
+    expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
     expect(await served()).not.toBe(before);
   });
 
   it("and the way back to the committed templates", async () => {
     const { seen, code, said } = await rollOut("back", mixed);
     expect(code, said).toBe(0);
-    expect(seen.failed, JSON.stringify(seen.errors)).toBe(0);
+    expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
     expect((await pulumi(["preview", "--expect-no-changes"])).code).toBe(0);
   });
 });

@@ -98,6 +98,8 @@ export interface Seen {
   readonly kinds: Record<string, { readonly sent: number; readonly failed: number; readonly p99: number }>;
   readonly bodies: Record<string, number>;
   readonly errors: Record<string, number>;
+  /** The first 20: time of day, kind, what was seen. */
+  readonly failures: string[];
   /** GETs that met the closing of a kept connection and were sent once more. */
   readonly resent: number;
 }
@@ -176,6 +178,16 @@ export async function liveDirector(): Promise<string> {
     if ((await on(name, "ip -4 -o address show dev eth0")).includes(`${vip}/32`)) return name;
   }
   throw new Error("no director holds the VIP");
+}
+
+/** Waits until the live director has every real server in its table and the site answers 30 times in a row. */
+export async function settled(): Promise<void> {
+  const whole = async (): Promise<boolean> => {
+    const weights = Object.values(await ipvs(await liveDirector())).flatMap((servers) => Object.values(servers));
+    for (let i = 0; i < 30; i++) await status();
+    return weights.length === 10 && weights.every((w) => w === 1);
+  };
+  await until(whole, 120, "all real servers are back and the site answers");
 }
 
 /** A copy of the checkout in which one file is changed: what a commit of a colleague would be. */

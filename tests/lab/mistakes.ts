@@ -79,5 +79,5 @@ export async function rollOutMistake(mistake: Mistake): Promise<void> {
   expect(out + err).toMatch(mistake.message);
   expect(after).toBe(before);
   expect(seconds).toBeLessThanOrEqual(60);
-  expect(seen.failed, JSON.stringify(seen.errors)).toBe(0);
+  expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
 }

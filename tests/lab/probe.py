@@ -7,7 +7,7 @@ KIND is get (a connection of its own for each GET), keep (GETs over connections 
 that the server closed is replaced, and a GET that met the closing is sent once more, as RFC 9112 9.3.1
 has it and every browser does) or post (a POST whose body takes POST_SECONDS to send). STEP is the time between two ticks in seconds.
 
-Prints one JSON line: {sent, failed, outage, p99, kinds, bodies, errors, resent}. `outage` is the time from the
+Prints one JSON line: {sent, failed, outage, p99, kinds, bodies, errors, failures, resent}. `outage` is the time from the
 first failed request of the longest run of failures to the next good one; latencies count from the tick,
 so a stall of the client counts too. Ends after the tick when its standard input is closed.
 """
@@ -29,6 +29,7 @@ results = []
 guard = threading.Lock()
 stop = threading.Event()
 begun = time.monotonic()
+epoch = time.time() - begun
 
 
 def connect():
@@ -134,6 +135,11 @@ def summary(rows):
     return {"sent": len(rows), "failed": sum(not row[1] for row in rows), "p99": round(p99, 3)}
 
 
+def clock(at):
+    """Time of day of a tick, to be laid beside the logs of the machines."""
+    return time.strftime("%H:%M:%S", time.gmtime(epoch + begun + at))
+
+
 threading.Thread(target=watch_stdin, daemon=True).start()
 schedules = [threading.Thread(target=schedule, args=item) for item in steps.items()]
 for thread in schedules:
@@ -153,5 +159,6 @@ if since is not None:
 kinds = {kind: summary([row for row in results if row[3] == kind]) for kind in steps}
 errors = collections.Counter(f"{kind}: {note}" for _, good, note, kind, _ in results if not good)
 bodies = collections.Counter(note for _, good, note, *_ in results if good)
-said = {"kinds": kinds, "bodies": bodies, "errors": errors, "resent": len(resent)}
+failures = [f"{clock(at)} {kind}: {note}" for at, good, note, kind, _ in results if not good][:20]
+said = {"kinds": kinds, "bodies": bodies, "errors": errors, "failures": failures, "resent": len(resent)}
 print(json.dumps({**summary(results), "outage": round(outage, 2), **said}))

@@ -29,9 +29,9 @@ describe("a change of size rolls through running tiers, one VM at a time", () =>
     const probe = startProbe(mixed, 10);
     const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], undefined, which === "changed" ? changed() : undefined);
     const seen = await probe.stop();
-    process.stdout.write(`\nresize ${which}: ${JSON.stringify(seen.kinds)}, ${seen.resent} sent again, ${JSON.stringify(seen.errors)}\n`);
+    process.stdout.write(`\nresize ${which}: ${JSON.stringify(seen.kinds)}, ${seen.resent} sent again, ${JSON.stringify(seen.failures)}\n`);
     expect(code, out + err).toBe(0);
-    expect(seen.failed, JSON.stringify(seen.errors)).toBe(0);
+    expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
     for (const [tier, names] of Object.entries(tiers)) {
       const wanted = sizes[which][tier as keyof typeof tiers];
       for (const name of names) {

@@ -42,6 +42,6 @@ it(`${rollouts} mixed rollouts and ${requests} requests, and none of them fails`
       .join(", "),
     seen,
   );
-  expect(seen.failed, JSON.stringify(seen.errors)).toBe(0);
+  expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
   expect(seen.sent).toBeGreaterThanOrEqual(requests);
 });

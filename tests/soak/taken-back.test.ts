@@ -52,7 +52,7 @@ describe("a mistake that no check can find is taken back by the machine itself, 
     const seen = await probe.stop();
     note("controller dies after the switch", seen, `${seconds.toFixed(0)} s`);
     expect(seconds).toBeLessThanOrEqual(60);
-    expect(seen.failed, JSON.stringify(seen.errors)).toBe(0);
+    expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
   });
 
   it("and afterwards the committed program goes through without any unlocking", async () => {

@@ -40,7 +40,7 @@ export default defineConfig({
           name: "soak",
           globalSetup: ["tests/lab/setup.ts"],
           include: ["tests/soak/**/*.test.ts"],
-          testTimeout: 3_600_000,
+          testTimeout: 3 * 3_600_000,
           hookTimeout: 1_800_000,
           fileParallelism: false,
           sequence: { concurrent: false },

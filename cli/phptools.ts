@@ -10,7 +10,7 @@ import { loadFleet } from "../config/load";
 import type { Fleet } from "../config/model";
 import { ConfigError } from "../config/problems";
 import { secretNames } from "../config/schema";
-import { readSites } from "../stacks/read";
+import { readFiles } from "../stacks/read";
 
 /** A stack as its committed files have it. Secrets are not needed to know what is to be built, so stand-ins serve. */
 function fleetOf(stack: string, configFile: string): Fleet {
@@ -18,7 +18,7 @@ function fleetOf(stack: string, configFile: string): Fleet {
   const own = Object.entries(config).flatMap(([key, value]) => (key.startsWith("fleet:") ? [[key.slice(6), value] as const] : []));
   const written = Object.fromEntries(own);
   const secrets = Object.fromEntries(secretNames.map((name) => [name, "-"]));
-  return loadFleet({ stack, config: written, encrypted: [], secrets, ...readSites(stack, String(written["sites"] ?? "sites")) }).fleet;
+  return loadFleet({ stack, config: written, encrypted: [], secrets, ...readFiles(stack, written) }).fleet;
 }
 
 /** Resources of the builders and what they stand on; everything else of the stack stays as it is. */

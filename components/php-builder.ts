@@ -68,7 +68,7 @@ export function buildInput(build: PhpBuild, jobs: number): object {
     artefact: build.artefact,
     version: build.release,
     sources: { php: build.source, pecl: build.pecl },
-    patches: [],
+    patches: build.patches,
     options: build.options,
     modules: build.modules,
     packages: build.buildPackages,

@@ -1,3 +1,4 @@
+import { createHash } from "crypto";
 import { z } from "zod";
 import { inNetwork } from "./network";
 import type { Fleet, Machine, PhpBuild, PhpGroup, Role, Site, VirtualService } from "./model";
@@ -27,6 +28,8 @@ export interface Written {
   readonly secrets: Readonly<Record<string, unknown>>;
   /** Parsed content of each site file by its path, e.g. `sites/wiki.yaml`. */
   readonly sites: Readonly<Record<string, unknown>>;
+  /** Text of each patch that exists, by its file as `fleet:php` names it. @default none */
+  readonly patches?: Readonly<Record<string, string>>;
   /** Files and directories that could not be read at all. @default none */
   readonly unreadable?: readonly Problem[];
 }
@@ -55,6 +58,7 @@ export function loadFleet(written: Written): Loaded {
   const secrets = checkSecrets(written, problems);
   const sites = Object.entries(written.sites).map(([file, content]) => ({ file, site: checkSite(content, file, problems) }));
   problems.push(...checkAddresses(draft, stackFile), ...checkReferences(draft, stackFile), ...checkSites(sites));
+  problems.push(...checkPatches(draft, stackFile, written.patches ?? {}));
   const resolved = sites.map(({ file, site }) => resolveSite(draft, stackFile, file, site, problems));
   problems.push(...checkSessions(written, sites));
   if (problems.length > 0) throw new ConfigError(problems);
@@ -64,6 +68,7 @@ export function loadFleet(written: Written): Loaded {
       written.stack,
       draft as StackConfig,
       resolved.filter((s) => s !== undefined),
+      written.patches ?? {},
     ),
     secrets: secrets as Secrets,
   };
@@ -476,7 +481,25 @@ function machinesOf(c: Draft): Machine[] {
   ];
 }
 
-function resolve(stack: string, config: Fleet["config"], sites: readonly Site[]): Fleet {
+/** A patch is there and is the one that was meant. */
+function checkPatches(c: Draft, file: string, texts: Readonly<Record<string, string>>): Problem[] {
+  const declared = Object.entries(c.php ?? {}).flatMap(([version, build]) =>
+    build.patches.map((patch, i) => ({ property: `fleet:php.${version}.patches.${i}`, ...patch, text: texts[patch.file] })),
+  );
+  return declared.flatMap(({ property, file: value, sha256, text }) => {
+    if (text === undefined) {
+      return [
+        { file, property: `${property}.file`, value, allowed: "a file of the project", remedy: "Correct the path, or add the patch." },
+      ];
+    }
+    const found = createHash("sha256").update(text).digest("hex");
+    if (found === sha256) return [];
+    const remedy = `${value} has SHA-256 ${found}: find out who changed it before you change the pin.`;
+    return [{ file, property: `${property}.sha256`, value: sha256, allowed: "the patch's own", remedy }];
+  });
+}
+
+function resolve(stack: string, config: Fleet["config"], sites: readonly Site[], patches: Readonly<Record<string, string>>): Fleet {
   const machines = machinesOf(config);
   const builds = new Map<string, PhpBuild>();
   const phpGroups: PhpGroup[] = Object.entries(config.mutualised?.php ?? {}).map(([name, g]) => ({
@@ -487,7 +510,7 @@ function resolve(stack: string, config: Fleet["config"], sites: readonly Site[])
     builds: g.versions.flatMap((version) => {
       const wanted = config.php[version];
       if (!wanted) return [];
-      const build = resolveBuild(version, wanted, g.debian);
+      const build = resolveBuild(version, wanted, g.debian, patches);
       const known = builds.get(`${build.debian}/${build.artefact}`) ?? build;
       builds.set(`${build.debian}/${build.artefact}`, known);
       return [known];

@@ -28,6 +28,8 @@ export interface PhpBuild {
   /** Name of the artefact, `<release>-<hash of every input>`; installed as /opt/php/<artefact>. */
   readonly artefact: string;
   readonly source: { readonly url: string; readonly sha256: string };
+  /** Applied to the source in this order. */
+  readonly patches: readonly { readonly name: string; readonly sha256: string; readonly text: string }[];
   readonly pecl: readonly { readonly name: string; readonly url: string; readonly sha256: string; readonly options: readonly string[] }[];
   readonly options: readonly string[];
   /** What `php -m` must report, no more and no less. */

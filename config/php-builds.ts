@@ -1,4 +1,5 @@
 import { createHash } from "crypto";
+import { basename } from "path";
 import { z } from "zod";
 import type { PhpBuild } from "./model";
 import { alwaysOn, phpModules, type ModuleRecipe, type PhpModule } from "./php-modules";
@@ -23,17 +24,28 @@ const sorted = (names: Iterable<string>): string[] => [...new Set(names)].sort()
 /**
  * Resolves one declared version for one Debian release. The artefact's name carries a hash of all
  * that decides its bytes, so equal inputs are built once and a change of any is another artefact.
+ * `patchTexts` holds the patches by their file.
  */
-export function resolveBuild(version: string, wanted: z.output<typeof phpBuildSchema>, debian: DebianRelease): PhpBuild {
+export function resolveBuild(
+  version: string,
+  wanted: z.output<typeof phpBuildSchema>,
+  debian: DebianRelease,
+  patchTexts: Readonly<Record<string, string>> = {},
+): PhpBuild {
   const modules = sorted(wanted.modules) as PhpModule[];
   const recipes: ModuleRecipe[] = modules.map((name) => phpModules[name]);
   const pecl = Object.entries(wanted.pecl)
     .map(([name, p]) => ({ name, ...p }))
     .sort((a, b) => a.name.localeCompare(b.name));
-  const options = [...commonOptions, ...sorted(recipes.flatMap((r) => [...r.options])), ...wanted.options];
+  const patches = wanted.patches.map(({ file, sha256 }) => ({ name: basename(file), sha256, text: patchTexts[file] ?? "" }));
+  // Before 8.0 JSON was a module like others; no PHP here is without it.
+  const json = atLeast(version, "8.0") ? [] : ["--enable-json"];
+  const options = [...commonOptions, ...json, ...sorted(recipes.flatMap((r) => [...r.options])), ...wanted.options];
   const inputs = {
     release: wanted.release,
     source: wanted.source.sha256,
+    // Left out where there are none: artefacts of before keep their names.
+    ...(patches.length > 0 ? { patches: patches.map((p) => p.sha256) } : {}),
     pecl: pecl.map(({ name, sha256, options: o }) => ({ name, sha256, options: o })),
     options,
     debian,
@@ -47,6 +59,7 @@ export function resolveBuild(version: string, wanted: z.output<typeof phpBuildSc
     debian,
     artefact: `${wanted.release}-${hash}`,
     source: wanted.source,
+    patches,
     pecl,
     options,
     modules: sorted([

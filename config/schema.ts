@@ -104,6 +104,8 @@ export const phpBuildSchema = z.strictObject({
   /** Full upstream release, e.g. 8.2.32. */
   release: z.string().regex(/^\d+\.\d+\.\d+$/, { error: 'a full release such as "8.2.32"' }),
   source: z.strictObject({ url, sha256 }),
+  /** Files of the project, applied to the source in this order with `patch -p1`. */
+  patches: z.array(z.strictObject({ file: z.string().min(1), sha256 })).default([]),
   modules: z.array(z.enum(phpModuleNames as [string, ...string[]])),
   pecl: z.record(z.string(), z.strictObject({ url, sha256, options: z.array(z.string()).default([]) })).default({}),
   /** Further options of PHP's configure. */

@@ -2,6 +2,7 @@ import { spawnSync } from "child_process";
 import * as fs from "fs";
 import * as path from "path";
 import * as YAML from "yaml";
+import { z } from "zod";
 import { secretsFile, type Written } from "../config/load";
 import type { Problem } from "../config/problems";
 import { projectRoot } from "../components/programs";
@@ -23,8 +24,21 @@ export function readConfig({ stack, directory, config: all, encrypted }: StackFi
       .filter(([key]) => key.startsWith("fleet:"))
       .map(([key, text]) => [key.slice("fleet:".length), structured(text)]),
   );
+  return { stack, config, encrypted, secrets: readSecrets(stack, directory), ...readFiles(stack, config) };
+}
+
+/** The files of the project that the keys of a stack name. */
+export function readFiles(stack: string, config: Written["config"]): Required<Pick<Written, "sites" | "unreadable" | "patches">> {
   const sites = typeof config["sites"] === "string" ? config["sites"] : "sites";
-  return { stack, config, encrypted, secrets: readSecrets(stack, directory), ...readSites(stack, sites) };
+  return { ...readSites(stack, sites), patches: readPatches(config["php"]) };
+}
+
+/** Texts of the patches that `fleet:php` names, as far as they exist. What is wrong with the key is the loader's to say. */
+function readPatches(php: unknown): Record<string, string> {
+  const builds = z.record(z.string(), z.looseObject({ patches: z.array(z.looseObject({ file: z.string() })) }).catch({ patches: [] }));
+  const files = Object.values(builds.catch({}).parse(php)).flatMap((build) => build.patches.map((patch) => patch.file));
+  const places = files.map((file) => [file, path.resolve(projectRoot, file)] as const).filter(([, place]) => fs.existsSync(place));
+  return Object.fromEntries(places.map(([file, place]) => [file, fs.readFileSync(place, "utf8")]));
 }
 
 /**

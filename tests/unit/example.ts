@@ -2,7 +2,7 @@ import * as fs from "fs";
 import * as path from "path";
 import * as YAML from "yaml";
 import { loadFleet, type Loaded, type Written } from "../../config/load";
-import { readSites } from "../../stacks/read";
+import { readFiles } from "../../stacks/read";
 
 const root = path.join(__dirname, "..", "..");
 
@@ -21,7 +21,7 @@ export function writtenStack(stack: string): Written & { config: Record<string, 
     config: Record<string, unknown>;
   };
   const config = Object.fromEntries(Object.entries(file.config).map(([key, value]) => [key.replace(/^fleet:/, ""), value]));
-  return { stack, config, encrypted: [], secrets: exampleSecrets, ...readSites(stack, String(config["sites"])) };
+  return { stack, config, encrypted: [], secrets: exampleSecrets, ...readFiles(stack, config) };
 }
 
 /** The validated platform of a committed stack. */

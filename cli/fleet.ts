@@ -3,9 +3,11 @@ import Table from "cli-table3";
 import { spawnSync } from "child_process";
 import { Command, InvalidArgumentError } from "commander";
 import * as fs from "fs";
+import * as YAML from "yaml";
 import { converge } from "../components/programs";
 import { run, type Address } from "../components/ssh";
 import { secretsFile } from "../config/load";
+import { ConfigError } from "../config/problems";
 import { secretNames } from "../config/schema";
 import { addressesOf, CliError, machinesOf, type FleetMachine } from "./stack";
 
@@ -157,10 +159,21 @@ cli
     if (process.stdin.isTTY)
       throw new CliError(`give the secret on standard input: npm run fleet -- secret ${name} -s ${options.stack} < FILE`);
     const input = fs.readFileSync(0);
+    encryptAsStack(options.stack);
     const words = ["config", "set", "--non-interactive", "--secret", "--stack", options.stack, "--config-file", secretsFile(options.stack)];
     const { status } = spawnSync("pulumi", [...words, `fleet:${name}`], { input, stdio: ["pipe", "inherit", "inherit"] });
     process.exitCode = status ?? 1;
   });
+
+/** A stack's secrets are encrypted as the stack is: with a salt of its own, a mistyped passphrase would do. */
+function encryptAsStack(stack: string): void {
+  const [file, secrets] = [`Pulumi.${stack}.yaml`, secretsFile(stack)];
+  if (fs.existsSync(secrets) || !fs.existsSync(file)) return;
+  const written = (YAML.parse(fs.readFileSync(file, "utf8"), { merge: true }) ?? {}) as Record<string, unknown>;
+  const { secretsprovider, encryptedkey, encryptionsalt } = written;
+  if (secretsprovider === undefined && encryptionsalt === undefined) return; // the backend encrypts
+  fs.writeFileSync(secrets, YAML.stringify({ secretsprovider, encryptedkey, encryptionsalt }), { mode: 0o600 });
+}
 
 function wholeSeconds(text: string): number {
   if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError("give whole seconds, 1 or more");
@@ -168,6 +181,8 @@ function wholeSeconds(text: string): number {
 }
 
 cli.parseAsync().catch((error: unknown) => {
-  process.stderr.write(`fleet: ${error instanceof CliError ? error.message : String((error as Error).stack ?? error)}\n`);
+  process.stderr.write(
+    `fleet: ${error instanceof CliError || error instanceof ConfigError ? error.message : String((error as Error).stack ?? error)}\n`,
+  );
   process.exitCode = 1;
 });

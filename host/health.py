@@ -23,7 +23,7 @@ connections would come from the VIP itself, be answered to nobody, and count as 
       unit         unit: must run
       mount        path: must be a mount point whose server answers
 
-Checks run together, each at most CHECK_SECONDS, and a result serves for CACHE_SECONDS, so two
+Checks run together, each at most CHECK_SECONDS (a site's FPM: PATIENCE), and a result serves for CACHE_SECONDS, so two
 balancers that ask every second cost little more than one. An answer takes at most ANSWER_SECONDS
 where a balancer asks often.
 """
@@ -41,7 +41,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
@@ -53,6 +53,7 @@ ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that s
 DRAIN = f"{ROOT}/run/fleet/drain"
 UNITS = f"{ROOT}/run/systemd/units"
 CHECK_SECONDS, CACHE_SECONDS, ANSWER_SECONDS, STALE_SECONDS = 1.0, 0.5, 0.3, 3.0
+PATIENCE = {"fastcgi": 5.0}  # all children of a busy pool may be at work for a while
 WORKERS = 32
 NEEDS = {
     "http": {"url": str}, "tcp": {"address": str, "port": int}, "unit": {"unit": str}, "mount": {"path": str},
@@ -171,7 +172,7 @@ def check_fastcgi(check: dict) -> str:
     if "unit" in check and not runs(check["unit"]):
         place = check["address"], check["port"]
         return "" if place in listening() else "nobody listens on {}:{}".format(*place)
-    return probes.fastcgi_problem(check["address"], check["port"], check["path"], "pong", CHECK_SECONDS)
+    return probes.fastcgi_problem(check["address"], check["port"], check["path"], "pong", PATIENCE["fastcgi"])
 
 
 CHECKS = {"http": check_http, "tcp": check_tcp, "unit": check_unit, "fastcgi": check_fastcgi}
@@ -215,6 +216,7 @@ class Health:
 
     def __init__(self, config: dict):
         self.turn, self.results = threading.Lock(), {}
+        self.asked: dict[str, tuple[Future, float]] = {}
         self.pool, self.lookers = ThreadPoolExecutor(WORKERS), ThreadPoolExecutor(2)
         self.probers: dict[str, MountProber] = {}
         self.use(config)
@@ -222,7 +224,7 @@ class Health:
     def use(self, config: dict) -> None:
         with self.turn:
             self.checks, self.vips = config.get("checks", []), config.get("vips", [])
-            self.looking, self.seen = None, -math.inf
+            self.looking, self.seen, self.asked = None, -math.inf, {}
             self.doors = config.get("doors", [])
             self.sites = {check["name"] for check in self.checks if check["kind"] == "fastcgi"}
             for check in self.checks:
@@ -243,20 +245,31 @@ class Health:
         with self.turn:
             age = time.monotonic() - self.seen
             if self.looking is None and age > CACHE_SECONDS:
-                self.looking = self.lookers.submit(self.look_now, self.checks)
+                self.looking = self.lookers.submit(self.look_now, self.checks, self.asked)
             looking = self.looking
         if looking:
             wait([looking], ANSWER_SECONDS if age < STALE_SECONDS else None)
         return self.results
 
-    def look_now(self, checks: list[dict]) -> None:
-        asked = {check["name"]: self.pool.submit(self.run, check) for check in checks}
-        wait(asked.values(), CHECK_SECONDS)
-        late = f"no answer for {CHECK_SECONDS:g} s"
-        results = {name: look.result() if look.done() else late for name, look in asked.items()}
+    def look_now(self, checks: list[dict], asked: dict) -> None:
+        for check in checks:
+            if check["name"] not in asked:
+                asked[check["name"]] = self.pool.submit(self.run, check), time.monotonic()
+        wait([look for look, _ in asked.values()], CHECK_SECONDS)
+        results = {check["name"]: self.result(check, asked) for check in checks}
         with self.turn:
             if checks is self.checks:  # no other configuration came in between
                 self.results, self.seen, self.looking = results, time.monotonic(), None
+
+    def result(self, check: dict, asked: dict) -> str:
+        """What a check found; while it has not answered and may still, what it found before."""
+        name, patience = check["name"], PATIENCE.get(check["kind"], CHECK_SECONDS)
+        look, since = asked[name]
+        if look.done():
+            del asked[name]
+            return look.result()
+        late = f"no answer for {patience:g} s"
+        return self.results.get(name, late) if time.monotonic() - since < patience else late
 
     def answer(self, path: str) -> tuple[int, dict]:
         results, drained = self.look(), os.path.exists(DRAIN)

@@ -4,7 +4,8 @@ import * as path from "path";
 import * as YAML from "yaml";
 import { z } from "zod";
 import { secretsFile, type Written } from "../config/load";
-import type { Problem } from "../config/problems";
+import { ConfigError, type Problem } from "../config/problems";
+import { secretMistakes } from "../config/secrets";
 import { projectRoot } from "../components/programs";
 
 /** What the program reads of a stack whose files are in `directory`. */
@@ -24,7 +25,8 @@ export function readConfig({ stack, directory, config: all, encrypted }: StackFi
       .filter(([key]) => key.startsWith("fleet:"))
       .map(([key, text]) => [key.slice("fleet:".length), structured(text)]),
   );
-  return { stack, config, encrypted, secrets: readSecrets(stack, directory), ...readFiles(stack, config) };
+  const [secrets, files] = [readSecrets(stack, directory), readFiles(stack, config)];
+  return { stack, config, encrypted, secrets, ...files, unreadable: [...files.unreadable, ...secretMistakes(stack, secrets)] };
 }
 
 /** The files of the project that the keys of a stack name. */
@@ -45,13 +47,20 @@ function readPatches(php: unknown): Record<string, string> {
  * The secrets of a stack, as `pulumi config` decrypts them from a file of their own, over a pipe.
  * Were they in the stack's configuration, Pulumi would hand them to the program in its environment,
  * where every process of the same account, every crash report and every child of it finds them.
+ * @throws ConfigError where they cannot be decrypted.
  */
 export function readSecrets(stack: string, directory: string): Record<string, unknown> {
   const file = path.join(directory, secretsFile(stack));
   if (!fs.existsSync(file)) return {};
   const words = ["config", "--show-secrets", "--json", "--non-interactive", "--stack", stack, "--config-file", file];
   const { status, stdout, stderr, error } = spawnSync("pulumi", words, { cwd: directory, encoding: "utf8" });
-  if (status !== 0) throw new Error(`${file} could not be decrypted: ${error?.message ?? stderr.trim()}`);
+  if (status !== 0) {
+    const value = error?.message ?? stderr.trim().split("\n").join(" ");
+    const allowed = "a file that pulumi can decrypt";
+    const remedy =
+      "Export PULUMI_CONFIG_PASSPHRASE_FILE with the stack's own passphrase: a prompt of pulumi's own does not reach the program.";
+    throw new ConfigError([{ file: secretsFile(stack), property: "(whole file)", value, allowed, remedy }]);
+  }
   const values = JSON.parse(stdout) as Record<string, { readonly value?: string }>;
   const prefix = "fleet:";
   return Object.fromEntries(

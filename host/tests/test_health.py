@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import unittest
 from unittest import mock
@@ -204,6 +205,31 @@ class Looking(unittest.TestCase):
             started = time.monotonic()
             self.assertEqual(503, looker.answer("/ready")[0])
             self.assertLess(time.monotonic() - started, 0.8)
+
+    def test_a_busy_site_is_at_fault_when_its_patience_is_over_and_asked_once_meanwhile(self):
+        asked, release = [], threading.Event()
+
+        def busy(check):
+            asked.append(1)
+            if len(asked) > 1:
+                release.wait(5)
+            return ""
+
+        site = {"name": "site", "kind": "fastcgi"}
+        with mock.patch.dict(health.CHECKS, fastcgi=busy), mock.patch.dict(health.PATIENCE, fastcgi=1.7):
+            looker = health.Health({"checks": [site]})
+            seen = [looker.look()["site"]]
+            for _ in range(2):
+                time.sleep(health.CACHE_SECONDS + 0.05)
+                looker.look()
+                time.sleep(1)
+                seen.append(looker.look()["site"])
+            self.assertEqual((["", "", "no answer for 1.7 s"], 2), (seen, len(asked)))
+            release.set()
+            time.sleep(health.CACHE_SECONDS + 0.05)
+            looker.look()
+            time.sleep(0.2)
+            self.assertEqual("", looker.look()["site"])
 
     def test_a_result_serves_for_a_while(self):
         asked = []

@@ -217,7 +217,8 @@ class Health:
     def __init__(self, config: dict):
         self.turn, self.results = threading.Lock(), {}
         self.asked: dict[str, tuple[Future, float]] = {}
-        self.pool, self.lookers = ThreadPoolExecutor(WORKERS), ThreadPoolExecutor(2)
+        # Sites have workers of their own: many busy ones must not keep the machine's checks waiting.
+        self.pool, self.site_pool, self.lookers = (ThreadPoolExecutor(n) for n in (WORKERS, WORKERS, 2))
         self.probers: dict[str, MountProber] = {}
         self.use(config)
 
@@ -236,7 +237,7 @@ class Health:
             if check["kind"] == "mount":
                 return self.probers[check["path"]].ask(check["path"])
             return CHECKS[check["kind"]](check)
-        except (OSError, http.client.HTTPException) as error:
+        except Exception as error:  # noqa: BLE001  a check that breaks is a check that fails
             return str(error) or type(error).__name__
 
     def look(self) -> dict[str, str]:
@@ -244,7 +245,7 @@ class Health:
         balancers would take this machine for a dead one: they get what was seen a moment ago."""
         with self.turn:
             age = time.monotonic() - self.seen
-            if self.looking is None and age > CACHE_SECONDS:
+            if (self.looking is None or self.looking.done()) and age > CACHE_SECONDS:
                 self.looking = self.lookers.submit(self.look_now, self.checks, self.asked)
             looking = self.looking
         if looking:
@@ -254,7 +255,8 @@ class Health:
     def look_now(self, checks: list[dict], asked: dict) -> None:
         for check in checks:
             if check["name"] not in asked:
-                asked[check["name"]] = self.pool.submit(self.run, check), time.monotonic()
+                pool = self.site_pool if check["name"] in self.sites else self.pool
+                asked[check["name"]] = pool.submit(self.run, check), time.monotonic()
         wait([look for look, _ in asked.values()], CHECK_SECONDS)
         results = {check["name"]: self.result(check, asked) for check in checks}
         with self.turn:

@@ -206,6 +206,14 @@ class Looking(unittest.TestCase):
             self.assertEqual(503, looker.answer("/ready")[0])
             self.assertLess(time.monotonic() - started, 0.8)
 
+    def test_many_sites_that_hang_do_not_hold_the_machines_own_checks_up_and_a_check_that_breaks_fails(self):
+        broken = mock.Mock(side_effect=ValueError("broken"))
+        with mock.patch.dict(health.CHECKS, fastcgi=lambda check: time.sleep(2), fine=lambda check: "", odd=broken):
+            sites = [{"name": str(n), "kind": "fastcgi"} for n in range(2 * health.WORKERS)]
+            looker = health.Health({"checks": [*sites, {"name": "n", "kind": "fine"}, {"name": "o", "kind": "odd"}]})
+            seen = looker.look()
+            self.assertEqual(("", "broken"), (seen["n"], seen["o"]))
+
     def test_a_busy_site_is_at_fault_when_its_patience_is_over_and_asked_once_meanwhile(self):
         asked, release = [], threading.Event()
 

@@ -116,11 +116,19 @@ export class HostConfig extends pulumi.ComponentResource {
     this.registerOutputs({ report: this.report });
   }
 
-  /** A connection of its own that proves the VM and, without `holdSeconds`, settles its change for good. */
-  gate(name: string, holdSeconds: number, after: readonly pulumi.Resource[]): command.remote.Command {
+  /**
+   * A connection of its own that proves the VM and, without `holdSeconds`, settles its change for good.
+   * It runs again when a trigger changes.
+   */
+  gate(
+    name: string,
+    holdSeconds: number,
+    after: readonly pulumi.Resource[],
+    triggers: pulumi.Input<string>[] = [],
+  ): command.remote.Command {
     const { vcpu, memoryMb } = this.host.machine;
     const order = this.generation.apply((generation) => JSON.stringify({ generation, holdSeconds, vcpu, memoryMb }));
-    return this.remote(name, `${converge} gate`, order, after);
+    return this.remote(name, `${converge} gate`, order, after, {}, triggers);
   }
 
   private remote(
@@ -129,6 +137,7 @@ export class HostConfig extends pulumi.ComponentResource {
     stdin: pulumi.Input<string>,
     after: readonly pulumi.Resource[],
     hooks: pulumi.ResourceHookBinding = {},
+    triggers: pulumi.Input<string>[] = [],
   ): command.remote.Command {
     const { host } = this;
     return new command.remote.Command(
@@ -138,7 +147,7 @@ export class HostConfig extends pulumi.ComponentResource {
         create,
         stdin,
         // A new machine under the same address must get everything again.
-        triggers: [host.nodes.vm.id],
+        triggers: [host.nodes.vm.id, ...triggers],
         logging: command.remote.Logging.Stderr,
         addPreviousOutputInEnv: false,
       },

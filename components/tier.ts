@@ -93,7 +93,10 @@ export function createTier(tier: string, args: TierArgs, parent: pulumi.Resource
 /** Every VM of the tier is proved: their changes are settled, one after the other, as one that went back is applied again. */
 function confirm(tier: string, members: readonly Member[]): void {
   let before: readonly pulumi.Resource[] = members.map((m) => m.config.nodes.gate);
-  for (const { config } of members) before = [...before, config.gate(`${tier}-confirm`, 0, before)];
+  for (const { config } of members) {
+    // Whenever the gate has run it holds the change anew, also for a program that was confirmed before.
+    before = [...before, config.gate(`${tier}-confirm`, 0, before, [config.nodes.gate.stdout])];
+  }
 }
 
 /**

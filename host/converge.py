@@ -452,7 +452,7 @@ def gate(wanted: str, hold: float, report: Report) -> None:
         if not os.path.isdir(store.home(wanted)):
             raise Failed(f"generation {wanted[:12]} is not on this machine any more: change it, or run up once more")
         if store.taken_back() == wanted:  # a gate that turned green now would hide that
-            os.unlink(store.TAKEN_BACK)
+            store.forget_taken_back()
             raise Failed("the change was taken back by this machine itself: nobody reached it in time to settle it")
         say(f"{wanted[:12]} was taken back; applying it again")
         apply(store.load(wanted), report)
@@ -477,6 +477,7 @@ def gate(wanted: str, hold: float, report: Report) -> None:
         start_watcher()
     else:
         settle(report)
+        store.forget_taken_back()
     report["result"] = "held" if hold else "settled"
 
 
@@ -530,6 +531,8 @@ def gate_verb(data: bytes) -> int:
 def leave(bundle: Bundle, order: dict, report: Report) -> None:
     settings, partnered = bundle.rollout, [unit["name"] for unit in bundle.units if unit["leave"]]
     rollout.wait_for_peers(order["peers"], order["patience"])
+    if order["peers"]:  # one that is deleted with all the others leaves nobody behind
+        rollout.check_budget(settings)
     store.keep_open(store.unsettled() or [store.live()], order["seconds"])
     start_watcher()
     try:

@@ -5,6 +5,7 @@ Every write is whole or absent: made beside, flushed, then renamed.
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import hashlib
 import json
@@ -162,6 +163,11 @@ def taken_back() -> str:
             return source.read()
     except FileNotFoundError:
         return ""
+
+
+def forget_taken_back() -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(TAKEN_BACK)
 
 
 def clock() -> float:

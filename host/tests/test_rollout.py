@@ -212,6 +212,18 @@ class Gate(RollingOut):
         self.gate(second)  # of the next up
         self.assertEqual(("two", False, False), (self.word(), self.unsettled(), self.flag.exists()))
 
+    def test_a_settled_change_makes_what_was_taken_back_before_forgotten(self):
+        self.first()
+        second = self.machine.report(self.text("two", confirm=0))["generation"]
+        self.machine.run("converge.py", "watch")
+        self.gate(self.machine.report(self.text("three"))["generation"])
+        self.machine.report(self.text("two"))
+        self.gate(second, hold=0.01)
+        self.machine.run("converge.py", "watch")
+        self.assertEqual("three", self.word())
+        self.gate(second)  # held and gone back for others' sake: applied again, no failure of its own
+        self.assertEqual("two", self.word())
+
     def test_a_held_generation_serves_and_stays_unsettled(self):
         self.first()
         second = self.machine.report(self.text("two"))["generation"]
@@ -257,6 +269,14 @@ class Leaving(RollingOut):
         self.peer_ready = True
         self.leave()
         self.assertTrue(self.flag.exists())
+
+    def test_a_machine_does_not_leave_the_balancers_without_a_server(self):
+        self.first()
+        self.others = {"10.77.0.22": {"weight": 0, "active": 0}}  # ready by its own word, and yet nothing is sent there
+        self.assertIn("budget: 10.77.0.100:80 has 0 other live servers", self.leave(expect=1))
+        self.assertEqual((False, False), (self.flag.exists(), self.unsettled()))
+        self.others = {"10.77.0.22": {"weight": 1, "active": 0}}
+        self.leave()
 
     def test_a_machine_that_left_comes_back_by_itself_or_by_its_gate(self):
         first = self.first()

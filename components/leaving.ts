@@ -50,7 +50,7 @@ export class Leaving {
   private readonly wanted = new Map<string, Leaver>();
 
   constructor() {
-    const hook = new pulumi.ResourceHook("leave-services", (args) => this.before(args));
+    const hook = new pulumi.ResourceHook("leave-services", (args) => this.before(args), { onDryRun: true });
     this.hooks = { beforeUpdate: [hook], beforeDelete: [hook] };
   }
 
@@ -64,9 +64,20 @@ export class Leaving {
     const leaver = this.wanted.get(old.name);
     // One that nobody wants any more has no place in the directors' tables by now.
     if (!leaver) return;
-    if (newInputs === undefined) return replaced(old.name, leaver, !old.annotation.includes(leaver.birth));
-    if (powersOff(old, newInputs as Size)) await away(old.name, leaver, leaver.peers);
+    const renewed = !old.annotation.includes(leaver.birth);
+    const off = newInputs !== undefined && powersOff(old, newInputs as Size);
+    if (newInputs !== undefined && !off) return;
+    if (pulumi.runtime.isDryRun())
+      return pulumi.log.info(foretold(old.name, newInputs as Size | undefined, renewed ? leaver.birth : undefined));
+    if (off) return away(old.name, leaver, leaver.peers);
+    return replaced(old.name, leaver, renewed);
   }
+}
+
+/** What a preview says of a VM that goes away for a while, or for good. */
+export function foretold(name: string, size: Size | undefined, birth: string | undefined): string {
+  if (size) return `${name}: drained, powered off for ${size.numCpus} vCPU and ${size.memory} MB, and started again`;
+  return birth === undefined ? `${name}: deleted as it is` : `${name}: drained, deleted, and born again as ${birth}`;
 }
 
 /**

@@ -18,6 +18,9 @@ afterAll(async () => {
 
 it("a new template renews every VM but those that hold data, one of a tier at a time, and no request is lost", async () => {
   const config = changedConfig((text) => text.replace("bookworm: debian-12\n", "bookworm: debian-12-newer\n"));
+  const preview = await pulumi(["preview"], undefined, config);
+  for (const name of renewed) expect(preview.out).toContain(`${name}: drained, deleted, and born again as bookworm from debian-12-newer`);
+  for (const name of kept) expect(preview.out).not.toContain(`${name}: drained`);
   const probe = startProbe(mixed, 10);
   const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], undefined, config);
   const seen = await probe.stop();

@@ -26,8 +26,11 @@ describe("a change of size rolls through running tiers, one VM at a time", () =>
     ["to other sizes", "changed" as const],
     ["and back", "committed" as const],
   ])("%s, and no request is lost", async (_, which) => {
+    const config = which === "changed" ? changed() : undefined;
+    const preview = await pulumi(["preview"], undefined, config);
+    expect(preview.out).toContain(`web1: drained, powered off for 1 vCPU and ${sizes[which].apache} MB, and started again`);
     const probe = startProbe(mixed, 10);
-    const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], undefined, which === "changed" ? changed() : undefined);
+    const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], undefined, config);
     const seen = await probe.stop();
     process.stdout.write(`\nresize ${which}: ${JSON.stringify(seen.kinds)}, ${seen.resent} sent again, ${JSON.stringify(seen.failures)}\n`);
     expect(code, out + err).toBe(0);

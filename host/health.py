@@ -261,7 +261,7 @@ class Health:
         results = {check["name"]: self.result(check, asked) for check in checks}
         with self.turn:
             if checks is self.checks:  # no other configuration came in between
-                self.results, self.seen, self.looking = results, time.monotonic(), None
+                self.results, self.seen = results, time.monotonic()
 
     def result(self, check: dict, asked: dict) -> str:
         """What a check found; while it has not answered and may still, what it found before."""

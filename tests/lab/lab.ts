@@ -180,10 +180,15 @@ export async function liveDirector(): Promise<string> {
   throw new Error("no director holds the VIP");
 }
 
+/** Weight of every real server of every service, as the live director has them. */
+export async function liveWeights(): Promise<number[]> {
+  return Object.values(await ipvs(await liveDirector())).flatMap((servers) => Object.values(servers));
+}
+
 /** Waits until the live director has every real server in its table and the site answers 30 times in a row. */
 export async function settled(): Promise<void> {
   const whole = async (): Promise<boolean> => {
-    const weights = Object.values(await ipvs(await liveDirector())).flatMap((servers) => Object.values(servers));
+    const weights = await liveWeights();
     for (let i = 0; i < 30; i++) await status();
     return weights.length === 10 && weights.every((w) => w === 1);
   };

@@ -3,12 +3,12 @@ import * as fs from "fs";
 import * as net from "net";
 import * as os from "os";
 import * as path from "path";
-import * as sshpk from "sshpk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import * as YAML from "yaml";
 import { hostKeyFromSeed } from "../../components/keys";
 import { secretsFile } from "../../config/load";
 import type { Secrets } from "../../config/schema";
+import { tlsPair } from "../unit/example";
 
 /*
  * The real engine previews the committed stacks against a simulated vCenter that holds nothing but
@@ -113,7 +113,7 @@ function preview(stack: string, edit: (config: Record<string, unknown>) => void 
   const secrets: Secrets = {
     vspherePassword: password,
     sshPrivateKey: hostKeyFromSeed("3".repeat(64), "operator").privateKey,
-    ...tls,
+    ...tlsPair(),
     redisPassword: "a password",
   };
   const secretsPath = path.join(directory, secretsFile(stack));
@@ -127,13 +127,6 @@ function preview(stack: string, edit: (config: Record<string, unknown>) => void 
   const parsed = start < 0 ? {} : (JSON.parse(String(stdout).slice(start)) as { steps?: Step[] });
   return { code: status ?? 1, text, steps: parsed.steps ?? [] };
 }
-
-/** A certificate and its key. */
-const tls = (() => {
-  const key = sshpk.generatePrivateKey("ecdsa");
-  const certificate = sshpk.createSelfSignedCertificate(sshpk.identityForHost("site.test"), key);
-  return { tlsCertificate: certificate.toBuffer("pem").toString(), tlsPrivateKey: key.toString("pkcs8") };
-})();
 
 /** Name, vCPU and RAM in MB of every VM that a preview would create. */
 function createdVms(seen: Preview): [string, number, number][] {

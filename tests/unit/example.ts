@@ -1,5 +1,6 @@
 import * as fs from "fs";
 import * as path from "path";
+import * as sshpk from "sshpk";
 import * as YAML from "yaml";
 import { loadFleet, type Loaded, type Written } from "../../config/load";
 import { readFiles } from "../../stacks/read";
@@ -14,6 +15,13 @@ export const exampleSecrets = {
   tlsPrivateKey: "a TLS key",
   redisPassword: "a Redis password",
 };
+
+/** A certificate and its key. */
+export function tlsPair(): { tlsCertificate: string; tlsPrivateKey: string } {
+  const key = sshpk.generatePrivateKey("ecdsa");
+  const certificate = sshpk.createSelfSignedCertificate(sshpk.identityForHost("site.test"), key);
+  return { tlsCertificate: certificate.toBuffer("pem").toString(), tlsPrivateKey: key.toString("pkcs8") };
+}
 
 /** What the committed files of a stack say, with stand-ins for its secrets. */
 export function writtenStack(stack: string): Written & { config: Record<string, unknown> } {

@@ -6,6 +6,7 @@ import type { HostContent } from "../templates/content";
 import { tellConsequence } from "./consequence";
 import type { Host } from "./host";
 import { secretDigest } from "./keys";
+import { run, type Address } from "./ssh";
 import { hostProgram } from "../templates/programs";
 import { converge, runProgram, withProgram } from "./programs";
 
@@ -70,6 +71,7 @@ export class HostConfig extends pulumi.ComponentResource {
   readonly report: pulumi.Output<string>;
   private readonly host: Host;
   private readonly generation: pulumi.Output<string>;
+  private readonly again: pulumi.ResourceHook;
 
   constructor(tier: string, args: HostConfigArgs, opts: pulumi.ComponentResourceOptions = {}) {
     const { host, content } = args;
@@ -109,6 +111,7 @@ export class HostConfig extends pulumi.ComponentResource {
     const text = pulumi.unsecret(digests).apply((d) => bundle(host.name, content, d));
     const before = [base, ...(secrets ? [secrets] : []), ...(args.after ?? [])];
     const config = this.remote(`${tier}-config`, `${converge} apply`, text, before, { beforeUpdate: [tellConsequence(tier, host.name)] });
+    this.again = applyAgain(tier, host);
     this.generation = text.apply((t) => createHash("sha256").update(t).digest("hex"));
     const gate = this.gate(`${tier}-gate`, args.holdSeconds ?? 0, [config]);
     this.nodes = { base, secrets, config, gate };
@@ -126,9 +129,10 @@ export class HostConfig extends pulumi.ComponentResource {
     after: readonly pulumi.Resource[],
     triggers: pulumi.Input<string>[] = [],
   ): command.remote.Command {
-    const { vcpu, memoryMb } = this.host.machine;
-    const order = this.generation.apply((generation) => JSON.stringify({ generation, holdSeconds, vcpu, memoryMb }));
-    return this.remote(name, `${converge} gate`, order, after, {}, triggers);
+    const parts = { generation: this.generation, size: this.host.nodes.size.hex };
+    const order = pulumi.output(parts).apply((all) => JSON.stringify({ ...all, holdSeconds }));
+    const hooks = { beforeCreate: [this.again], beforeUpdate: [this.again] };
+    return this.remote(name, `${converge} gate`, order, after, hooks, triggers);
   }
 
   private remote(
@@ -154,6 +158,20 @@ export class HostConfig extends pulumi.ComponentResource {
       { parent: this, dependsOn: [...after], hooks, hideDiffs: ["connection"], additionalSecretOutputs: ["connection"] },
     );
   }
+}
+
+/**
+ * Before a gate, on a connection that is not the gate's: a VM that took its change back, because an `up`
+ * was killed or a later VM failed, applies it again. What goes wrong here the gate finds, and tells.
+ */
+function applyAgain(tier: string, host: Host): pulumi.ResourceHook {
+  const apply = async ({ newInputs }: pulumi.ResourceHookArgs): Promise<void> => {
+    const { stdin } = newInputs as { stdin: string };
+    const to = await new Promise<Address>((resolve) => void host.address.apply(resolve));
+    const { status, stderr } = await run(to, `${converge} again`, stdin).catch((error: Error) => ({ status: 1, stderr: error.message }));
+    if (status !== 0) await pulumi.log.warn(`${host.name}: ${stderr.trimEnd()}`);
+  };
+  return new pulumi.ResourceHook(`${tier}-again-${host.name}`, apply);
 }
 
 /** The texts that the content names; one that is not passed is a mistake of the program. */

@@ -8,6 +8,7 @@ import { metadata, userData } from "./birth";
 import { birthOf, type Leaving } from "./leaving";
 import { hostKeyFromSeed, publicKeyOf } from "./keys";
 import type { Placement } from "./placement";
+import type { Address } from "./ssh";
 
 /** Changes the arguments of a child before it is created. */
 export type Transform<T> = (args: T) => T;
@@ -50,11 +51,13 @@ export class Host extends pulumi.ComponentResource {
   /** Host name, the VM's identity. */
   readonly name: string;
   readonly machine: Machine;
+  /** The way to it, for what is no resource. */
+  readonly address: pulumi.Output<Address>;
   /** How to connect; every remote command on this VM uses it. */
   readonly connection: pulumi.Output<command.types.input.remote.ConnectionArgs>;
   /** Public host key that the VM must present. */
   readonly hostKey: pulumi.Output<string>;
-  readonly nodes: { readonly vm: vsphere.VirtualMachine; readonly seed: random.RandomPassword };
+  readonly nodes: { readonly vm: vsphere.VirtualMachine; readonly seed: random.RandomPassword; readonly size: random.RandomId };
 
   constructor(tier: string, args: HostArgs, opts: pulumi.ComponentResourceOptions = {}) {
     const { machine, config, placement } = args;
@@ -73,6 +76,13 @@ export class Host extends pulumi.ComponentResource {
       .apply(([hostKey, operator]) => userData(machine, config, hostKey, publicKeyOf(operator)));
 
     const birth = birthOf(machine, config.vsphere.templates);
+    // Another name for every size that is begun, also where an `up` was cut short and the size is taken back:
+    // the gate of a VM that was powered off for nothing runs all the same.
+    const size = new random.RandomId(
+      `${tier}-size-${machine.name}`,
+      { byteLength: 8, keepers: { vcpu: `${machine.vcpu}`, memoryMb: `${machine.memoryMb}`, hotAdd: `${config.vsphere.hotAdd}` } },
+      child,
+    );
     const vmArgs: vsphere.VirtualMachineArgs = {
       // An explicit name: vCenter shows what operators call the machine.
       name: machine.name,
@@ -113,13 +123,13 @@ export class Host extends pulumi.ComponentResource {
     };
     this.hostKey = pulumi.unsecret(key.apply((k) => k.publicKey));
     const way = { host: machine.address, user: config.ssh.user };
-    const address = pulumi.all([args.sshPrivateKey, this.hostKey]).apply(([privateKey, hostKey]) => ({ ...way, privateKey, hostKey }));
-    args.leaving.add(machine.name, { peers: args.peers, address, birth });
+    this.address = pulumi.all([args.sshPrivateKey, this.hostKey]).apply(([privateKey, hostKey]) => ({ ...way, privateKey, hostKey }));
+    args.leaving.add(machine.name, { peers: args.peers, address: this.address, birth });
     // The sites' files, and the archives of compiled PHP: no other machine has them.
     const keepsData = machine.role === "nas" || machine.role === "builder";
     const vm = new vsphere.VirtualMachine(`${tier}-vm-${machine.name}`, args.transform?.vm ? args.transform.vm(vmArgs) : vmArgs, {
       ...child,
-      dependsOn: [...(args.after ?? [])],
+      dependsOn: [size, ...(args.after ?? [])],
       // A rebuilt template or new user data is for VMs yet to be born; the annotation tells of the birth.
       ignoreChanges: ["clone.templateUuid", "extraConfig", "annotation"],
       protect: machine.role === "nas",
@@ -140,7 +150,7 @@ export class Host extends pulumi.ComponentResource {
       dialErrorLimit: 70,
       perDialTimeout: 15,
     });
-    this.nodes = { vm, seed };
+    this.nodes = { vm, seed, size };
     this.registerOutputs({ name: this.name, hostKey: this.hostKey });
   }
 }

@@ -77,7 +77,7 @@ export class Leaving {
 /** What a preview says of a VM that goes away for a while, or for good. */
 export function foretold(name: string, size: Size | undefined, birth: string | undefined): string {
   if (size) return `${name}: drained, powered off for ${size.numCpus} vCPU and ${size.memory} MB, and started again`;
-  return birth === undefined ? `${name}: deleted as it is` : `${name}: drained, deleted, and born again as ${birth}`;
+  return birth === undefined ? `${name}: leaves its services, and is deleted` : `${name}: drained, deleted, and born again as ${birth}`;
 }
 
 /**

@@ -19,6 +19,8 @@ export interface Finished {
 
 /** Seconds to wait for a connection. */
 const connectSeconds = 15;
+/** A command may cut its own way: seconds between two questions whether the host is there, and how many go unanswered. */
+const [aliveSeconds, aliveTries] = [10, 3];
 
 /**
  * Runs one command over one connection, with `input` on its standard input; secrets go nowhere else.
@@ -49,6 +51,8 @@ export function run(to: Address, command: string, input = ""): Promise<Finished>
       username: to.user,
       privateKey: to.privateKey,
       readyTimeout: connectSeconds * 1000,
+      keepaliveInterval: aliveSeconds * 1000,
+      keepaliveCountMax: aliveTries,
       algorithms: { serverHostKey: ["ssh-ed25519"] },
       hostVerifier: (key: Buffer) => key.toString("base64") === expected,
     });

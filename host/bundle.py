@@ -37,7 +37,7 @@ RECORDS = {
     "probe": {
         "name": (str,), "kind": (str,), "within": (int, 20), "url": (str, ""), "host": (str, ""),
         "status": (list, [200]), "contains": (str, ""), "address": (str, ""), "port": (int, 0),
-        "path": (str, ""), "argv": (list, []),
+        "path": (str, ""), "argv": (list, []), "paths": (list, []), "site": (str, ""),
     },
 }  # fmt: skip
 SECRET_RECORDS = {"secret": {"digest": (str,), "lines": (int,)}}
@@ -46,6 +46,7 @@ PROBE_NEEDS = {
     "tcp": ["address", "port"],
     "fastcgi": ["address", "port", "path"],
     "exec": ["argv"],
+    "health": ["address", "port"],
 }
 
 

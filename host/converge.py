@@ -2,6 +2,7 @@
 """converge: make this machine what one bundle says, whole or not at all.
 
     converge.py apply     bundle on stdin; check, drain, switch, reload, prove, report
+    converge.py again     {generation} on stdin, before its gate: apply it again where this machine went back
     converge.py gate      {generation, holdSeconds} on stdin, over a connection of its own: prove the
                           generation for longer, take requests again, and settle it; with holdSeconds,
                           it stays unsettled for so long, until a last gate without
@@ -98,6 +99,11 @@ def run(argv: list, what: str, text: bytes = b"") -> None:
         raise Failed(f"{what} failed: {tail or f'exit status {status}'}")
 
 
+def due(records: list[dict], changed: set[str]) -> list[dict]:
+    """Checks or probes that a change asks for: those for any, and those for one of its paths."""
+    return [record for record in records if not record["paths"] or touches(record["paths"], changed)]
+
+
 def make_users(bundle: Bundle) -> None:
     """Users and groups come first: the owners of files may be among them. They are only added."""
     text = b"".join(e["content"] for path, e in bundle.entries.items() if path.startswith("/etc/sysusers.d/"))
@@ -107,9 +113,10 @@ def make_users(bundle: Bundle) -> None:
 
 def check(bundle: Bundle, now: str, changed: set[str]) -> None:
     """Run the checkers where /etc is what it will be and the live generation is the candidate:
-    a private mount namespace, so that they read the usual paths and the machine sees nothing."""
-    due = [item for item in bundle.checks if not item["paths"] or touches(item["paths"], changed)]
-    if not due:
+    a private mount namespace, so that they read the usual paths and the machine sees nothing.
+    Standard input tells them the changed paths, one a line."""
+    checks = due(bundle.checks, changed)
+    if not checks:
         return
     etc, view = f"{store.ROOT}/etc", f"{RUN}/check"
     shutil.rmtree(view, ignore_errors=True)
@@ -121,7 +128,7 @@ def check(bundle: Bundle, now: str, changed: set[str]) -> None:
         for path in bundle.entries:
             os.makedirs(os.path.dirname(view + path), exist_ok=True)
             store.point(view + path, store.link_text(path))
-        script = 'mount --bind "$1" "$2" && mount --bind "$3" "$4" && shift 4 && exec "$@"'
+        script, told = 'mount --bind "$1" "$2" && mount --bind "$3" "$4" && shift 4 && exec "$@"', "\n".join(changed).encode()
         inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
         inside += [f"{view}/etc", etc, store.home(bundle.id), store.home(now)]
 
@@ -129,13 +136,13 @@ def check(bundle: Bundle, now: str, changed: set[str]) -> None:
             become = ["setpriv", f"--reuid={item['user']}", f"--regid={item['group']}", "--clear-groups"]
             try:
                 user = become if item["user"] or item["group"] else []
-                run([*inside, *user, *item["argv"]], f"check {item['name']}")
+                run([*inside, *user, *item["argv"]], f"check {item['name']}", told)
             except Failed as failure:
                 return str(failure)
             return ""
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            failures = [text for text in pool.map(one, due) if text]
+            failures = [text for text in pool.map(one, checks) if text]
     finally:
         shutil.rmtree(view, ignore_errors=True)
     if failures:
@@ -183,7 +190,16 @@ def change_units(wanted: dict[str, str], changed: set[str]) -> None:
 # --- probes ----------------------------------------------------------------------------------
 
 
-def problem(probe: dict) -> str:
+def unhealthy(place: str, broken: list[str]) -> str:
+    """What the machine's responder finds wrong, but for sites that failed before the change."""
+    if (said := rollout.failing_checks(place)) is None:
+        return f"{place} does not answer"
+    own, sites = said
+    found = {**own, **{name: reason for name, reason in sites.items() if name not in broken}}
+    return ", ".join(f"{name}: {reason}" for name, reason in found.items())
+
+
+def problem(probe: dict, broken: list[str]) -> str:
     """What is wrong right now; empty when the probe passes."""
     place = probe["address"], probe["port"]
     try:
@@ -195,18 +211,21 @@ def problem(probe: dict) -> str:
                 return probes.fastcgi_problem(*place, probe["path"], probe["contains"], PROBE_SECONDS)
             case "tcp":
                 return probes.tcp_problem(*place, PROBE_SECONDS)
+            case "health":
+                return unhealthy("{}:{}".format(*place), broken)
         run(probe["argv"], probe["argv"][0])
     except (OSError, http.client.HTTPException, Failed) as error:
         return str(error) or type(error).__name__
     return ""
 
 
-def stay_healthy(bundle: Bundle, settings: dict) -> None:
+def stay_healthy(bundle: Bundle, settings: dict, broken: list[str]) -> None:
     """Every probe must pass at every look for minHealthySeconds, and begin to within healthyDeadlineSeconds."""
     limit, since = time.monotonic() + settings["healthyDeadlineSeconds"], None
+    always = due(bundle.probes, set())
     while True:
         with ThreadPoolExecutor(16) as pool:
-            looks = zip(bundle.probes, pool.map(problem, bundle.probes))
+            looks = zip(always, pool.map(lambda probe: problem(probe, broken), always))
             failures = [f"probe {probe['name']} failed: {reason}" for probe, reason in looks if reason]
         now = time.monotonic()
         if failures and now >= limit:
@@ -217,21 +236,32 @@ def stay_healthy(bundle: Bundle, settings: dict) -> None:
         time.sleep(0.5)
 
 
-def prove(bundle: Bundle) -> None:
-    """Every probe must pass once within its own time; all of them are tried at the same time."""
+def prove(bundle: Bundle, changed: set[str], broken: list[str]) -> None:
+    """Every probe that the change asks for must pass once within its own time, all of them together. A site
+    that failed before it is nobody's mistake now."""
 
     def one(probe: dict) -> str:
         limit = time.monotonic() + probe["within"]
-        while reason := problem(probe):
+        while reason := problem(probe, broken):
             if time.monotonic() >= limit:
                 return f"probe {probe['name']} failed for {probe['within']} s: {reason}"
             time.sleep(0.2)
         return ""
 
+    wanted = [probe for probe in due(bundle.probes, changed) if probe["site"] not in broken]
     with ThreadPoolExecutor(16) as pool:
-        failures = [text for text in pool.map(one, bundle.probes) if text]
+        failures = [text for text in pool.map(one, wanted) if text]
     if failures:
         raise Failed("\n".join(failures))
+
+
+def prove_balancing(bundle: Bundle) -> None:
+    """A director's table must be what its bundle says, with every server in it that is ready."""
+    limit = time.monotonic() + rollout.DIRECTOR_SECONDS
+    while found := drift.balanced(bundle, rollout.is_ready):
+        if time.monotonic() >= limit:
+            raise Failed("\n".join(f"{each['kind']} {each['name']}: {each['what']}" for each in found))
+        time.sleep(1)
 
 
 # --- the verbs -------------------------------------------------------------------------------
@@ -270,6 +300,8 @@ class Report(dict):
         super().__init__(
             host=bundle.host, generation=bundle.id, previous=None, result="", changed=[], units={}, drift=[]
         )
+        # Of a change that is open, the sites that failed before it.
+        self["broken"] = store.open_change().get("broken", [])
         self["seconds"], self.clock = {}, time.monotonic()
 
     def step(self, name: str) -> None:
@@ -281,11 +313,11 @@ class Report(dict):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def mark(old: Bundle, new: Bundle) -> None:
+def mark(old: Bundle, new: Bundle, report: Report) -> None:
     """From here on running services may read either generation."""
     settings = new.rollout or old.rollout
     since = dict.fromkeys([*store.unsettled(), old.id, new.id])
-    store.keep_open(list(since), settings and settings["confirmSeconds"])
+    store.keep_open(list(since), settings and settings["confirmSeconds"], report["broken"])
 
 
 def start_watcher() -> None:
@@ -297,7 +329,7 @@ def activate(old: Bundle, new: Bundle, changed: set[str], report: Report, starte
     """Go from one generation to another: links, switch, then what reads the files."""
     store.set_links(new.id)
     report.step("linked")
-    mark(old, new)
+    mark(old, new, report)
     report.step("marked")
     os.utime(store.home(new.id))
     store.point(store.CURRENT, f"generations/{new.id}")
@@ -348,6 +380,10 @@ def apply(bundle: Bundle, report: Report) -> None:
     open_since = store.unsettled()
     before = store.load(open_since[0] if open_since else now)  # the last generation that was proved
     report["previous"] = before.id
+    if bundle.rollout and not open_since:
+        report["broken"] = rollout.broken_sites(bundle.rollout)
+    if report["broken"]:
+        say(f"failing before this change, and no part of its proof: {' '.join(report['broken'])}")
     edits = store.drift(now)
     report["drift"] = [f"{path}: {what}" for path, what in edits.items()]
     for line in report["drift"]:
@@ -362,7 +398,7 @@ def apply(bundle: Bundle, report: Report) -> None:
     same = bundle.id == now and not edits and not open_since and not store.stale_links(wanted)
     if same and not plan(before, bundle, set()):
         report.step("planned")
-        prove(bundle)
+        prove(bundle, set(), report["broken"])
         report.step("probed")
         report["result"] = "unchanged"
         return
@@ -383,14 +419,14 @@ def apply(bundle: Bundle, report: Report) -> None:
     report.step("budgeted")
     try:
         if settings and now != ORIGIN:
-            mark(before, bundle)
+            mark(before, bundle, report)
             start_watcher()
             if serves and (fragile := needs_drain(planned, before, bundle)):
                 say(f"draining for {' '.join(fragile)}")
                 rollout.drain(settings, say)
         report.step("drained")
         activate(before, bundle, changed, report)
-        prove(bundle)
+        prove(bundle, changed, report["broken"])
         report.step("probed")
     except BaseException:
         if before.id != bundle.id:
@@ -399,7 +435,7 @@ def apply(bundle: Bundle, report: Report) -> None:
             rollout.undrain(settings, wait=False)
         raise
     if settings:
-        store.keep_open(store.unsettled(), settings["confirmSeconds"])
+        store.keep_open(store.unsettled(), settings["confirmSeconds"], report["broken"])
         start_watcher()
     else:
         settle(report)
@@ -418,7 +454,7 @@ def go_back(candidate: Bundle, before: Bundle, changed: set[str], report: Report
         if settings and not rollout.drained() and needs_drain(plan(candidate, before, changed, started), candidate, before):
             drain_if_possible(settings)
         activate(candidate, before, changed, report, started)
-        prove(before)
+        prove(before, changed, report["broken"])
         settle(report)
         report["result"] = "reverted"
     except (Failed, OSError) as failure:
@@ -446,38 +482,45 @@ def take_back(report: Report) -> None:
     go_back(store.load(store.live()), store.load(generations[0]), changed, report)
 
 
+def again(wanted: str, report: Report) -> None:
+    """A generation that this machine left is applied again. Its gate comes over a connection of its own, so
+    that a change which cuts the way to the machine fails as often as it is tried."""
+    if store.live() == wanted:
+        return
+    if not os.path.isdir(store.home(wanted)):
+        raise Failed(f"generation {wanted[:12]} is not on this machine any more: change it, or run up once more")
+    say(f"{wanted[:12]} was taken back; applying it again")
+    apply(store.load(wanted), report)
+
+
 def gate(wanted: str, hold: float, report: Report) -> None:
-    """Prove a generation over the connection that this runs on. One that was taken back is applied again."""
+    """Prove a generation over the connection that this runs on."""
     if store.live() != wanted:
-        if not os.path.isdir(store.home(wanted)):
-            raise Failed(f"generation {wanted[:12]} is not on this machine any more: change it, or run up once more")
-        if store.taken_back() == wanted:  # a gate that turned green now would hide that
-            store.forget_taken_back()
-            raise Failed("the change was taken back by this machine itself: nobody reached it in time to settle it")
-        say(f"{wanted[:12]} was taken back; applying it again")
-        apply(store.load(wanted), report)
+        raise Failed("the change was taken back by this machine itself: nobody reached it in time to settle it")
     bundle = store.load(wanted)
     if not (settings := bundle.rollout):
         raise Failed("a bundle without a rollout record needs no gate")
+    if not store.unsettled():
+        report["broken"] = rollout.broken_sites(settings)
     # One that is held was proved for its time already, and waits for others since.
     once = {**settings, "minHealthySeconds": 0} if store.open_change().get("held") else settings
     try:
-        stay_healthy(bundle, once)
+        stay_healthy(bundle, once, report["broken"])
         report.step("healthy")
         rollout.undrain(settings)
         report.step("undrained")
         rollout.check_vip(settings)
+        prove_balancing(bundle)
         report.step("reached")
     except BaseException:
         if store.unsettled()[:1] not in ([], [wanted]):
             take_back(report)
         raise
     if hold and store.unsettled():
-        store.keep_open(store.unsettled(), hold, held=True)
+        store.keep_open(store.unsettled(), hold, report["broken"], held=True)
         start_watcher()
     else:
         settle(report)
-        store.forget_taken_back()
     report["result"] = "held" if hold else "settled"
 
 
@@ -517,7 +560,7 @@ def apply_verb(data: bytes) -> int:
         return reported(report, lambda: apply(bundle, report))
 
 
-def gate_verb(data: bytes) -> int:
+def gate_verb(data: bytes, work=gate) -> int:
     try:
         order = json.loads(data)
         wanted, hold = order["generation"], order["holdSeconds"]
@@ -525,7 +568,11 @@ def gate_verb(data: bytes) -> int:
         raise Refused(f"a gate needs generation and holdSeconds: {error}") from None
     with lock():
         report = Report(Bundle(id=wanted, host=host_name()))
-        return reported(report, lambda: gate(wanted, hold, report))
+        return reported(report, lambda: work(wanted, hold, report))
+
+
+def again_verb(data: bytes) -> int:
+    return gate_verb(data, lambda wanted, _, report: again(wanted, report))
 
 
 def leave(bundle: Bundle, order: dict, report: Report) -> None:
@@ -533,7 +580,7 @@ def leave(bundle: Bundle, order: dict, report: Report) -> None:
     rollout.wait_for_peers(order["peers"], order["patience"])
     if order["peers"]:  # one that is deleted with all the others leaves nobody behind
         rollout.check_budget(settings)
-    store.keep_open(store.unsettled() or [store.live()], order["seconds"])
+    store.keep_open(store.unsettled() or [store.live()], order["seconds"], rollout.broken_sites(settings))
     start_watcher()
     try:
         rollout.drain(settings, say)
@@ -579,7 +626,7 @@ def watch_verb(_: bytes) -> int:
                 now = store.load(store.live())
                 if now.id == change["generations"][0]:  # and nothing that runs has read another one
                     return mend(now)
-                mark(now, now)  # the wait begins again
+                mark(now, now, Report(now))  # the wait begins again
             continue
         left = change["deadline"] - store.clock()
         if left > 0:
@@ -591,8 +638,6 @@ def watch_verb(_: bytes) -> int:
                 continue
             report = Report(store.load(store.live()))
             say("the change was not settled in time")
-            if not change["held"] and change["generations"][0] != report["generation"]:
-                store.write(store.TAKEN_BACK, report["generation"].encode())
             take_back(report)
             print(json.dumps(report))
             return 0 if report["result"] == "reverted" else 1
@@ -635,16 +680,18 @@ def status_verb(_: bytes) -> int:
     if os.path.islink(store.CURRENT):
         bundle = store.load(store.live())
         report["generation"], report["changed"] = bundle.id, int(os.lstat(store.CURRENT).st_mtime)
-        report["failing"] = rollout.failing_checks(bundle.rollout["responder"]) if bundle.rollout else {}
+        if bundle.rollout:
+            said = rollout.failing_checks(bundle.rollout["responder"])
+            report["failing"] = said and {**said[0], **said[1]}
     print(json.dumps(report))
     return 0
 
 
 VERBS = {
-    "apply": apply_verb, "gate": gate_verb, "leave": leave_verb, "watch": watch_verb,
+    "apply": apply_verb, "again": again_verb, "gate": gate_verb, "leave": leave_verb, "watch": watch_verb,
     "secrets": secrets_verb, "drift": drift_verb, "status": status_verb,
 }  # fmt: skip
-READING = ("apply", "gate", "leave", "secrets")
+READING = ("apply", "again", "gate", "leave", "secrets")
 
 
 def main() -> int:

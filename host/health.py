@@ -4,10 +4,10 @@
     health.py FILE          serve; SIGHUP reads FILE again
     health.py --check FILE  only say whether FILE is right
 
-GET /healthy answers 200 when every check passes, 503 otherwise, with a JSON object that says which
-is at fault. GET /ready is for the balancers: 503 when the machine is drained (/run/fleet/drain), or
-when one of its own checks fails, or every site's. One site's FPM, busy or broken, does not take its
-neighbours away: it would be busy on every machine at once. GET /balancer, on a director, answers what the kernel's IPVS table holds: {live, services: {"vip:port": {address: {weight, active}}}},
+GET /ready answers 200 where the balancers shall send requests, and 503 when the machine is drained
+(/run/fleet/drain), or one of its own checks fails, or every site's: one site's FPM that is broken does
+not take its neighbours away. A JSON object says how each check went: {ready, drained, checks, sites},
+`sites` being those of kind fastcgi. GET /balancer, on a director, answers what the kernel's IPVS table holds: {live, services: {"vip:port": {address: {weight, active}}}},
 `live` telling whether this director holds the VIPs. GET /through, on a director, asks each door as a
 visitor would: {live, doors: {"vip:port": what is wrong, or nothing}}. One that is live asks none: its
 connections would come from the VIP itself, be answered to nobody, and count as open for a minute. FILE is JSON:
@@ -18,8 +18,10 @@ connections would come from the VIP itself, be answered to nobody, and count as 
     checks         [{name, kind, ...}]; kind is one of
       http         url, host?, status? ([200])
       tcp          address, port
-      fastcgi      address, port, path (FPM's ping.path), asked from 127.0.0.1; unit?: while this
-                   unit does not run the site sleeps, and systemd must hold its port
+      fastcgi      address, port, path (FPM's ping.path), asked from 127.0.0.1; unit, children:
+                   while this unit does not run the site sleeps, and systemd must hold its port; a site
+                   that does not answer while all its children are at work is busy, and that is no fault
+      address      address: must be one of this machine's
       unit         unit: must run
       mount        path: must be a mount point whose server answers
 
@@ -52,12 +54,14 @@ import probes
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 DRAIN = f"{ROOT}/run/fleet/drain"
 UNITS = f"{ROOT}/run/systemd/units"
+GROUPS = f"{ROOT}/sys/fs/cgroup/system.slice"
 CHECK_SECONDS, CACHE_SECONDS, ANSWER_SECONDS, STALE_SECONDS = 1.0, 0.5, 0.3, 3.0
-PATIENCE = {"fastcgi": 5.0}  # all children of a busy pool may be at work for a while
+SITE_SECONDS = 4.0  # for a site's FPM: a child must become free, or be born
+PATIENCE = {"fastcgi": SITE_SECONDS + CHECK_SECONDS}
 WORKERS = 32
 NEEDS = {
     "http": {"url": str}, "tcp": {"address": str, "port": int}, "unit": {"unit": str}, "mount": {"path": str},
-    "fastcgi": {"address": str, "port": int, "path": str},
+    "fastcgi": {"address": str, "port": int, "path": str, "unit": str, "children": int}, "address": {"address": str},
 }  # fmt: skip
 # Reads a path a line, asks its file system, answers a line. statfs is never answered from the
 # cache of an NFS client. It is a process of its own because only a process can be killed.
@@ -168,14 +172,32 @@ def check_tcp(check: dict) -> str:
     return probes.tcp_problem(check["address"], check["port"], CHECK_SECONDS)
 
 
+def busy(check: dict) -> bool:
+    """Whether all children of a pool are at work, beside their master. Their number is the kernel's."""
+    try:
+        with open(f"{GROUPS}/{check['unit']}/pids.current", encoding="ascii") as count:
+            return int(count.read()) > check["children"]
+    except OSError:
+        return False
+
+
 def check_fastcgi(check: dict) -> str:
-    if "unit" in check and not runs(check["unit"]):
-        place = check["address"], check["port"]
+    place = check["address"], check["port"]
+    if not runs(check["unit"]):
         return "" if place in listening() else "nobody listens on {}:{}".format(*place)
-    return probes.fastcgi_problem(check["address"], check["port"], check["path"], "pong", PATIENCE["fastcgi"])
+    try:
+        return probes.fastcgi_problem(*place, check["path"], "pong", SITE_SECONDS)
+    except TimeoutError:
+        if busy(check):
+            return ""
+        raise
 
 
-CHECKS = {"http": check_http, "tcp": check_tcp, "unit": check_unit, "fastcgi": check_fastcgi}
+def check_address(check: dict) -> str:
+    return "" if holds(check["address"]) else f"{check['address']} is not an address of this machine"
+
+
+CHECKS = {"http": check_http, "tcp": check_tcp, "unit": check_unit, "fastcgi": check_fastcgi, "address": check_address}
 
 
 class MountProber:
@@ -273,17 +295,13 @@ class Health:
         late = f"no answer for {patience:g} s"
         return self.results.get(name, late) if time.monotonic() - since < patience else late
 
-    def answer(self, path: str) -> tuple[int, dict]:
+    def answer(self) -> tuple[int, dict]:
         results, drained = self.look(), os.path.exists(DRAIN)
-        sites = [reason for name, reason in results.items() if name in self.sites]
-        own = [reason for name, reason in results.items() if name not in self.sites]
-        ready = not drained and not any(own) and not (sites and all(sites))
-        good = ready if path == "/ready" else not any(results.values())
-        return 200 if good else 503, {
-            "ready": ready,
-            "drained": drained,
-            "checks": {name: reason or "ok" for name, reason in results.items()},
-        }
+        sites = {name: reason or "ok" for name, reason in results.items() if name in self.sites}
+        own = {name: reason or "ok" for name, reason in results.items() if name not in self.sites}
+        lost = bool(sites) and "ok" not in sites.values()
+        ready = not drained and not lost and all(said == "ok" for said in own.values())
+        return 200 if ready else 503, {"ready": ready, "drained": drained, "checks": own, "sites": sites}
 
 
 def handler(health: Health) -> type[BaseHTTPRequestHandler]:
@@ -291,8 +309,8 @@ def handler(health: Health) -> type[BaseHTTPRequestHandler]:
         timeout = 5  # seconds for a client to ask
 
         def do_GET(self) -> None:
-            if self.path in ("/ready", "/healthy"):
-                status, answer = health.answer(self.path)
+            if self.path == "/ready":
+                status, answer = health.answer()
             elif self.path == "/balancer" and health.vips:
                 status, answer = 200, {"live": is_live(health.vips), "services": ipvs.table()}
             elif self.path == "/through" and health.vips:

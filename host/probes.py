@@ -13,8 +13,8 @@ import time
 from urllib.parse import urlsplit
 
 
-def http_problem(url: str, host: str, status: list[int], contains: str, seconds: float) -> str:
-    """GET of a url as the vhost `host` (empty: the url's own name)."""
+def http_answer(url: str, host: str, seconds: float) -> tuple[int, str]:
+    """Status and body of a GET of a url as the vhost `host` (empty: the url's own name)."""
     parts = urlsplit(url)
     secure, name = parts.scheme == "https", host or parts.hostname
     connection = http.client.HTTPConnection(parts.hostname, parts.port or (443 if secure else 80), timeout=seconds)
@@ -26,11 +26,15 @@ def http_problem(url: str, host: str, status: list[int], contains: str, seconds:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", target, headers={"Host": name, "User-Agent": "fleet-probe"})
         answer = connection.getresponse()
-        body = answer.read(1 << 20).decode("utf-8", "replace") if contains else ""
+        return answer.status, answer.read(1 << 20).decode("utf-8", "replace")
     finally:
         connection.close()
-    if answer.status not in status:
-        return f"status {answer.status}, expected {status}"
+
+
+def http_problem(url: str, host: str, status: list[int], contains: str, seconds: float) -> str:
+    have, body = http_answer(url, host, seconds)
+    if have not in status:
+        return f"status {have}, expected {status}"
     return "" if contains in body else f"the answer does not contain {contains!r}"
 
 

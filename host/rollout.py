@@ -34,10 +34,17 @@ def is_ready(settings: dict, server: str) -> bool:
     return bool(ask(f"{server}:{port}", "/ready"))
 
 
-def failing_checks(place: str) -> dict[str, str] | None:
-    """What a health responder finds wrong; None when it does not answer."""
+def failing_checks(place: str) -> tuple[dict[str, str], dict[str, str]] | None:
+    """What a health responder finds wrong with its machine, and with sites; None when it does not answer."""
     answer = ask(place, "/ready", (200, 503))
-    return {name: reason for name, reason in answer["checks"].items() if reason != "ok"} if answer else None
+    parts = [answer.get(part, {}) for part in ("checks", "sites")]
+    own, sites = ({name: reason for name, reason in part.items() if reason != "ok"} for part in parts)
+    return (own, sites) if answer else None
+
+
+def broken_sites(settings: dict) -> list[str]:
+    """Sites that fail now, whatever is changed next."""
+    return sorted((failing_checks(settings["responder"]) or ({}, {}))[1])
 
 
 def table_now(settings: dict) -> dict | None:

@@ -5,7 +5,6 @@ Every write is whole or absent: made beside, flushed, then renamed.
 
 from __future__ import annotations
 
-import contextlib
 import grp
 import hashlib
 import json
@@ -20,7 +19,6 @@ ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that s
 STATE = f"{ROOT}/var/lib/fleet"
 GENERATIONS, SECRETS, FOREIGN = f"{STATE}/generations", f"{STATE}/secrets", f"{STATE}/foreign"
 CURRENT, UNSETTLED = f"{STATE}/current", f"{STATE}/unsettled"
-TAKEN_BACK = f"{STATE}/taken-back"  # the generation that the watcher left, until a gate has told so
 KEEP = 5  # generations kept besides the live one and the origin
 
 
@@ -131,8 +129,8 @@ def live() -> str:
 
 def open_change() -> dict:
     """The change that is not settled yet: `generations` that running services may have read, the last
-    proved one first; and when the machine goes back by itself (`deadline`, in the clock of `boot`).
-    {} when there is none."""
+    proved one first; when the machine goes back by itself (`deadline`, in the clock of `boot`); and the sites that
+    failed before it (`broken`). {} when there is none."""
     try:
         with open(UNSETTLED, encoding="utf-8") as source:
             return json.load(source)
@@ -149,25 +147,12 @@ def boot() -> str:
         return source.read().strip()
 
 
-def keep_open(generations: list[str], seconds: float | None, held: bool = False) -> None:
+def keep_open(generations: list[str], seconds: float | None, broken: list[str], held: bool = False) -> None:
     """Note a change as not settled; with `seconds`, the machine goes back after them unless it is settled.
-    `held`: it is proved, and waits for others."""
+    `broken`: the sites that failed before it. `held`: it is proved, and waits for others."""
     deadline = None if seconds is None else clock() + seconds
-    change = {"generations": generations, "boot": boot(), "deadline": deadline, "held": held}
+    change = {"generations": generations, "boot": boot(), "deadline": deadline, "broken": broken, "held": held}
     write(UNSETTLED, json.dumps(change).encode())
-
-
-def taken_back() -> str:
-    try:
-        with open(TAKEN_BACK, encoding="ascii") as source:
-            return source.read()
-    except FileNotFoundError:
-        return ""
-
-
-def forget_taken_back() -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(TAKEN_BACK)
 
 
 def clock() -> float:

@@ -23,6 +23,8 @@ export interface Check {
   /** Numeric uid and gid to run it as, default 0. */
   readonly user?: number;
   readonly group?: number;
+  /** Run only where one of these changes. A path that ends in / is a prefix. @default for every change */
+  readonly paths?: readonly string[];
 }
 
 /** A command to run after the switch when one of the paths changed. A path that ends in / is a prefix. */
@@ -64,7 +66,7 @@ export interface Unit {
 /** What must answer on the VM after the switch. */
 export interface Probe {
   readonly name: string;
-  readonly kind: "tcp" | "http" | "exec" | "fastcgi";
+  readonly kind: "tcp" | "http" | "exec" | "fastcgi" | "health";
   /** FPM's ping path. */
   readonly path?: string;
   readonly argv?: readonly string[];
@@ -74,6 +76,10 @@ export interface Probe {
   readonly host?: string;
   readonly status?: readonly number[];
   readonly contains?: string;
+  /** Asked only after a change of one of these. A path that ends in / is a prefix. @default after every change */
+  readonly paths?: readonly string[];
+  /** Site that it asks; one that failed before the change is not asked. @default none */
+  readonly site?: string;
   /** Seconds within which it must succeed. */
   readonly within: number;
 }
@@ -81,7 +87,7 @@ export interface Probe {
 /** One check of the health responder. */
 export interface HealthCheck {
   readonly name: string;
-  readonly kind: "http" | "fastcgi" | "tcp" | "unit" | "mount";
+  readonly kind: "http" | "fastcgi" | "tcp" | "unit" | "mount" | "address";
   readonly [field: string]: unknown;
 }
 

@@ -65,7 +65,7 @@ class Serving(Responder):
     def test_ready_is_200_when_every_check_passes_and_names_the_one_that_does_not(self):
         port, gone = web_server(self), free_port()
         good = {"name": "web", "kind": "http", "url": f"http://127.0.0.1:{port}/", "host": "site.test"}
-        self.assertEqual((200, {"ready": True, "drained": False, "checks": {"web": "ok"}}), self.start(good))
+        self.assertEqual((200, {"ready": True, "drained": False, "checks": {"web": "ok"}, "sites": {}}), self.start(good))
         self.configure(good, {"name": "gone", "kind": "tcp", "address": "127.0.0.1", "port": gone})
         self.server.send_signal(signal.SIGHUP)
         time.sleep(0.3)
@@ -76,27 +76,28 @@ class Serving(Responder):
     def test_a_drained_machine_is_not_ready_though_its_checks_pass(self):
         self.assertEqual(200, self.start()[0])
         self.machine.write("/run/fleet/drain", "")
-        self.assertEqual((503, {"ready": False, "drained": True, "checks": {}}), self.ask())
-        self.assertEqual(200, self.ask("/healthy")[0])
+        self.assertEqual((503, {"ready": False, "drained": True, "checks": {}, "sites": {}}), self.ask())
         (self.machine.root / "run/fleet/drain").unlink()
         self.assertEqual(200, self.ask()[0])
 
+    def site(self, name, port, path="/ping", **more):
+        place = {"address": "127.0.0.1", "port": port, "path": path}
+        return {"name": name, "kind": "fastcgi", **place, "unit": f"{name}.service", "children": 4, **more}
+
     def test_a_running_site_must_answer(self):
-        place = {"address": "127.0.0.1", "port": fastcgi_server(self)}
-        answers = {"name": "a", "kind": "fastcgi", **place, "path": "/ping", "unit": "a.service"}
-        silent = {"name": "b", "kind": "fastcgi", **place, "path": "/other", "unit": "b.service"}
+        port = fastcgi_server(self)
         self.runs("a.service")
-        self.assertEqual(200, self.start(answers, silent)[0])
+        self.assertEqual(200, self.start(self.site("a", port), self.site("b", port, "/other"))[0])
         self.runs("b.service")
-        time.sleep(health.CACHE_SECONDS + 0.1)
-        status, body = self.ask("/healthy")
-        self.assertEqual((503, "ok"), (status, body["checks"]["a"]))
+        _, body = self.after_cache()
+        self.assertEqual(("ok", True), (body["sites"]["a"], "pong" in body["sites"]["b"] or "answer" in body["sites"]["b"]))
 
     def test_one_site_that_does_not_answer_leaves_the_machine_to_its_neighbours_and_all_of_them_do_not(self):
-        place = {"address": "127.0.0.1", "port": fastcgi_server(self)}
-        answers = {"name": "a", "kind": "fastcgi", **place, "path": "/ping"}
-        silent = {"name": "b", "kind": "fastcgi", **place, "path": "/other"}
-        self.assertEqual((200, 503), (self.start(answers, silent)[0], self.ask("/healthy")[0]))
+        port = fastcgi_server(self)
+        silent = self.site("b", port, "/other")
+        self.runs("a.service", "b.service", "c.service")
+        status, body = self.start(self.site("a", port), silent)
+        self.assertEqual((200, True, ["ok"]), (status, body["ready"], [said for said in body["sites"].values() if said == "ok"]))
         self.configure(silent, {**silent, "name": "c"})
         self.server.send_signal(signal.SIGHUP)
         time.sleep(0.3)
@@ -105,11 +106,18 @@ class Serving(Responder):
     def test_a_sleeping_site_is_healthy_while_its_port_is_held_and_is_not_woken(self):
         with socket.create_server(("127.0.0.1", 0)) as held:
             port = held.getsockname()[1]
-            place = {"address": "127.0.0.1", "port": port, "path": "/ping"}
-            self.assertEqual(200, self.start({"name": "a", "kind": "fastcgi", **place, "unit": "a.service"})[0])
+            self.assertEqual(200, self.start(self.site("a", port))[0])
             self.assertEqual(([], [], []), select.select([held], [], [], 0))
         status, body = self.after_cache()
-        self.assertEqual((503, f"nobody listens on 127.0.0.1:{port}"), (status, body["checks"]["a"]))
+        self.assertEqual((503, f"nobody listens on 127.0.0.1:{port}"), (status, body["sites"]["a"]))
+
+    def test_an_address_must_be_the_machines_own(self):
+        self.assertEqual(200, self.start({"name": "vip", "kind": "address", "address": "127.0.0.1"})[0])
+        self.configure({"name": "vip", "kind": "address", "address": "192.0.2.1"})
+        self.server.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        status, body = self.ask()
+        self.assertEqual((503, {"vip": "192.0.2.1 is not an address of this machine"}), (status, body["checks"]))
 
     def test_a_unit_must_run(self):
         self.assertEqual(503, self.start({"name": "u", "kind": "unit", "unit": "u.service"})[0])
@@ -193,17 +201,17 @@ class Looking(unittest.TestCase):
         with mock.patch.dict(health.CHECKS, slow=lambda check: time.sleep(3)):
             looker = health.Health({"checks": slow})
             started = time.monotonic()
-            status, body = looker.answer("/ready")
+            status, body = looker.answer()
             self.assertLess(time.monotonic() - started, 1.5)
         self.assertEqual((503, {"no answer for 1 s"}), (status, set(body["checks"].values())))
 
     def test_a_check_that_hangs_does_not_hold_the_answer_of_the_machine_up(self):
         with mock.patch.dict(health.CHECKS, slow=lambda check: time.sleep(3)):
             looker = health.Health({"checks": [{"name": "n", "kind": "slow"}]})
-            self.assertEqual(503, looker.answer("/ready")[0])
+            self.assertEqual(503, looker.answer()[0])
             time.sleep(health.CACHE_SECONDS + 0.05)
             started = time.monotonic()
-            self.assertEqual(503, looker.answer("/ready")[0])
+            self.assertEqual(503, looker.answer()[0])
             self.assertLess(time.monotonic() - started, 0.8)
 
     def test_many_sites_that_hang_do_not_hold_the_machines_own_checks_up_and_a_check_that_breaks_fails(self):
@@ -239,15 +247,32 @@ class Looking(unittest.TestCase):
             time.sleep(0.2)
             self.assertEqual("", looker.look()["site"])
 
+    def test_a_site_whose_children_are_all_at_work_is_busy_and_not_at_fault_and_one_with_idle_children_is(self):
+        machine = Machine()
+        self.addCleanup(machine.close)
+        with socket.create_server(("127.0.0.1", 0)) as held:  # takes a connection and never answers
+            site = {"address": "127.0.0.1", "port": held.getsockname()[1], "path": "/ping", "unit": "a.service", "children": 2}
+            with (
+                mock.patch.object(health, "runs", lambda unit: True),
+                mock.patch.object(health, "GROUPS", str(machine.root)),
+                mock.patch.object(health, "SITE_SECONDS", 0.1),
+            ):
+                machine.write("/a.service/pids.current", "3\n")
+                self.assertEqual("", health.check_fastcgi(site))
+                machine.write("/a.service/pids.current", "2\n")
+                self.assertRaises(TimeoutError, health.check_fastcgi, site)
+                (machine.root / "a.service/pids.current").unlink()
+                self.assertRaises(TimeoutError, health.check_fastcgi, site)
+
     def test_a_result_serves_for_a_while(self):
         asked = []
         with mock.patch.dict(health.CHECKS, count=lambda check: asked.append(1) or ""):
             looker = health.Health({"checks": [{"name": "n", "kind": "count"}]})
             for _ in range(5):
-                looker.answer("/ready")
+                looker.answer()
             self.assertEqual(1, len(asked))
             time.sleep(health.CACHE_SECONDS + 0.05)
-            looker.answer("/ready")
+            looker.answer()
             self.assertEqual(2, len(asked))
 
     def test_every_mistake_in_a_configuration_is_told(self):

@@ -27,7 +27,7 @@ class Director(http.server.BaseHTTPRequestHandler):
         if self.path == "/ready":
             self.send_response(200 if state.peer_ready else 503)
             self.end_headers()
-            self.wfile.write(b'{"ready": 1}')
+            self.wfile.write(json.dumps({"ready": 1, "checks": {}, "sites": state.sites}).encode())
             return
         if self.path == "/through":
             self.send_response(200)
@@ -52,6 +52,7 @@ class RollingOut(OnAMachine):
     def setUp(self):
         super().setUp()
         self.live, self.active, self.asked, self.peer_ready = True, 0, [], True
+        self.sites = {}  # as the machine's own responder sees them
         self.late = 0  # answers until the director has noticed that the machine is ready
         self.others = {"10.77.0.22": {"weight": 1, "active": 0}}
         self.flag = self.machine.root / "run/fleet/drain"
@@ -72,9 +73,9 @@ class RollingOut(OnAMachine):
         unit = record("unit", name="web.service", drain=True, **{"restart": ["/etc/web.conf"], **unit})
         return bundle(settings, file("/etc/web.conf", f"{word}\n"), watcher, unit, probe, *more)
 
-    def gate(self, generation, hold=0, expect=0, **environment):
-        given = json.dumps({"generation": generation, "holdSeconds": hold})
-        done = self.machine.run("converge.py", "gate", given=given, **environment)
+    def gate(self, generation, hold=0, expect=0, verb="gate", **environment):
+        given = json.dumps({"generation": generation, "holdSeconds": hold, "size": "ab"})
+        done = self.machine.run("converge.py", verb, given=given, **environment)
         self.assertEqual(expect, done.returncode, done.stderr)
         return json.loads(done.stdout), done.stderr
 
@@ -202,27 +203,28 @@ class Gate(RollingOut):
         self.through = ""
         self.assertEqual("settled", self.gate(third)[0]["result"])
 
-    def test_a_generation_that_was_taken_back_fails_its_gate_and_is_applied_again_by_the_next(self):
+    def test_a_generation_that_was_taken_back_fails_its_gate_and_is_applied_again_before_the_next(self):
         self.first()
         second = self.machine.report(self.text("two", confirm=0))["generation"]
         self.assertEqual(0, self.machine.run("converge.py", "watch").returncode)
         self.assertEqual("one", self.word())
         self.assertIn("was taken back by this machine itself", self.gate(second, expect=1)[1])
         self.assertEqual("one", self.word())
-        self.gate(second)  # of the next up
+        self.assertEqual("applied", self.gate(second, verb="again")[0]["result"])  # the next up
+        self.assertEqual(("two", True), (self.word(), self.unsettled()))
+        self.gate(second)
         self.assertEqual(("two", False, False), (self.word(), self.unsettled(), self.flag.exists()))
 
-    def test_a_settled_change_makes_what_was_taken_back_before_forgotten(self):
-        self.first()
-        second = self.machine.report(self.text("two", confirm=0))["generation"]
-        self.machine.run("converge.py", "watch")
-        self.gate(self.machine.report(self.text("three"))["generation"])
-        self.machine.report(self.text("two"))
-        self.gate(second, hold=0.01)
-        self.machine.run("converge.py", "watch")
-        self.assertEqual("three", self.word())
-        self.gate(second)  # held and gone back for others' sake: applied again, no failure of its own
-        self.assertEqual("two", self.word())
+    def test_a_live_generation_is_not_applied_again_and_one_that_is_gone_is_told(self):
+        first = self.first()
+        second = self.machine.report(self.text("two"))["generation"]
+        self.machine.calls()
+        before = self.machine.tree("etc", "var")
+        self.gate(second, verb="again")
+        self.assertEqual((before, []), (self.machine.tree("etc", "var"), self.machine.calls()))
+        self.assertIn("is not on this machine any more", self.gate("0" * 64, verb="again", expect=1)[1])
+        self.gate(second)
+        self.assertNotEqual(first, self.generation())
 
     def test_a_held_generation_serves_and_stays_unsettled(self):
         self.first()
@@ -244,14 +246,52 @@ class Gate(RollingOut):
         self.gate(second)
         self.assertEqual(1, len(looks.read_text().split()))
 
-    def test_a_held_generation_that_went_back_is_applied_again_at_once(self):
+    def test_a_held_generation_that_went_back_is_applied_again(self):
         self.first()
         second = self.machine.report(self.text("two"))["generation"]
         self.gate(second, hold=0.01)
         self.machine.run("converge.py", "watch")
         self.assertEqual("one", self.word())
+        self.gate(second, verb="again")
         self.gate(second)
         self.assertEqual("two", self.word())
+
+    def test_a_site_that_failed_before_the_change_fails_nobodys_gate_and_one_that_fails_since_does(self):
+        place, _, port = self.director.rpartition(":")
+        health = record("probe", name="health", kind="health", address=place, port=int(port), within=0)
+        self.first()
+        self.sites = {"blog": "broken", "wiki": "ok"}
+        second = self.machine.report(self.text("two", health))
+        self.assertEqual(["blog"], second["broken"])
+        self.sites["wiki"] = "broken"
+        self.assertIn("probe health failed: wiki: broken", self.gate(second["generation"], expect=1)[1])
+        self.assertEqual("one", self.word())
+        third = self.machine.report(self.text("three", health))
+        self.assertEqual(["blog", "wiki"], third["broken"])
+        self.assertEqual("settled", self.gate(third["generation"])[0]["result"])
+
+    def test_a_site_is_asked_after_a_change_of_its_own_files_alone_and_not_where_it_failed_before(self):
+        self.first()
+        absent = ["/usr/bin/test", "!", "-e", str(self.machine.root / "etc/blog.conf")]
+        asks = record("probe", name="blog", kind="exec", within=0, argv=absent, site="blog", paths=["/etc/blog.conf"])
+        self.gate(self.machine.report(self.text("two", asks))["generation"])
+        blog = file("/etc/blog.conf", "x\n")
+        self.assertIn("probe blog failed", self.failure(self.text("two", asks, blog)))
+        self.sites = {"blog": "broken"}
+        self.gate(self.machine.report(self.text("two", asks, blog))["generation"])
+
+    def test_a_director_whose_table_lacks_a_ready_server_goes_back(self):
+        first = self.first()
+        self.peer_ready = True
+        servers = record("service", name=WEB, servers=["127.0.0.1"])
+        self.machine.write("/proc/net/ip_vs", "TCP  0A4D0064:0050 mh\n")
+        second = self.machine.report(self.text("two", servers))["generation"]
+        said = self.gate(second, expect=1, FLEET_DIRECTOR_SECONDS="1")[1]
+        self.assertIn(f"ipvs {WEB} 127.0.0.1: missing", said)
+        self.assertEqual(first, self.generation())
+        self.machine.write("/proc/net/ip_vs", "TCP  0A4D0064:0050 mh\n  -> 7F000001:0050      Route   1      0          0\n")
+        third = self.machine.report(self.text("three", servers))["generation"]
+        self.assertEqual("settled", self.gate(third)[0]["result"])
 
 
 class Leaving(RollingOut):

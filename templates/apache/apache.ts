@@ -1,8 +1,9 @@
 import type { Machine, Site } from "../../config/model";
 import type { HostContent } from "../content";
 import { sitesDirectory } from "../nas/mount";
+import { programFile } from "../programs";
 import { render } from "../render";
-import { unitDirectory, unitFile } from "../system/system";
+import { trialCheck, unitDirectory, unitFile } from "../system/system";
 
 /** Modules of httpd that the fleet's configuration uses; a module that nothing names is not loaded. */
 const modules = [
@@ -19,12 +20,22 @@ const overrides = [
 
 const threadsPerChild = 25;
 
+/** Port of this VM alone on which a candidate is tried. */
+const trialPort = 8443;
+
 /** Apache on one VM: the server and one vhost for each site. `vips` names each PHP group's address. */
 export function apachePart(machine: Machine, sites: readonly Site[], vips: Readonly<Record<string, string>>): Partial<HostContent> {
   const unit = "fleet-apache.service";
   // An idle event worker thread needs about 1 MB with its TLS buffers; a quarter of the VM is theirs.
   const processes = Math.max(2, Math.floor(machine.memoryMb / 4 / threadsPerChild));
-  const main = { name: machine.name, modules: modules.map((module) => ({ module })), processes, workers: processes * threadsPerChild };
+  const main = {
+    name: machine.name,
+    modules: modules.map((module) => ({ module })),
+    processes,
+    workers: processes * threadsPerChild,
+    trialPort,
+  };
+  const hosts = Object.fromEntries(sites.map((site) => [site.name, site.hosts[0]]));
   return {
     packages: ["apache2"],
     files: [
@@ -32,12 +43,17 @@ export function apachePart(machine: Machine, sites: readonly Site[], vips: Reado
       ...sites.map((site) => vhostFile(site, vips[site.php.group])),
       { path: "/etc/logrotate.d/fleet-apache", text: render(__dirname, "fleet-apache.logrotate", {}) },
       unitFile(unit, render(__dirname, unit, {})),
+      { path: "/etc/fleet/sites.json", text: `${JSON.stringify(hosts, null, 2)}\n` },
+      programFile("trial.py"),
     ],
     secrets: [
       { path: "/etc/fleet/tls/default.crt", mode: "0644", secret: "tlsCertificate" },
       { path: "/etc/fleet/tls/default.key", mode: "0600", secret: "tlsPrivateKey" },
     ],
-    checks: [{ name: "apache2 -t", argv: ["/usr/sbin/apache2", "-t", "-f", "/etc/apache2/fleet.conf"] }],
+    checks: [
+      { name: "apache2 -t", argv: ["/usr/sbin/apache2", "-t", "-f", "/etc/apache2/fleet.conf"] },
+      trialCheck("sites that work now", ["sites", "443", String(trialPort)], ["/etc/apache2/", "/etc/fleet/vhosts/"]),
+    ],
     units: [
       {
         name: unit,

@@ -1,8 +1,9 @@
 import { healthPort } from "../../config/load";
 import type { Machine, VirtualService } from "../../config/model";
 import type { HostContent } from "../content";
+import { programFile } from "../programs";
 import { render } from "../render";
-import { kernelPart, unitDirectory, unitFile } from "../system/system";
+import { kernelPart, trialCheck, unitDirectory, unitFile } from "../system/system";
 
 /** What the pair of directors is told beside its services. */
 export interface DirectorSettings {
@@ -57,8 +58,12 @@ export function keepalivedPart(
       ...(kernel.files ?? []),
       { path: config, text: render(__dirname, "keepalived.conf", view) },
       unitFile(unit, render(__dirname, unit, view)),
+      programFile("trial.py"),
     ],
-    checks: [{ name: "keepalived", argv: ["/usr/sbin/keepalived", "--config-test", "--use-file", config] }],
+    checks: [
+      { name: "keepalived", argv: ["/usr/sbin/keepalived", "--config-test", "--use-file", config] },
+      trialCheck("servers that take requests now", ["servers"], [config]),
+    ],
     units: [{ name: unit, reload: [config], restart: [`${unitDirectory}/${unit}`], leave: true }],
     health: [{ name: "keepalived", kind: "unit", unit }],
     vips: view.vips,

@@ -117,6 +117,8 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
         path: "/fleet-fpm-ping",
         contains: "pong",
         within: 30,
+        paths: [`${unitDirectory}/${unit}.socket`, `${unitDirectory}/${unit}.service`, `${directory}/`],
+        site: site.name,
       },
     ],
     health: [
@@ -127,6 +129,7 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
         port: site.port,
         path: "/fleet-fpm-ping",
         unit: `${unit}.service`,
+        children: site.php.maxChildren,
       },
     ],
   };

@@ -1,6 +1,6 @@
 import { healthPort } from "../../config/load";
 import type { Machine } from "../../config/model";
-import type { HostContent } from "../content";
+import type { Check, HostContent } from "../content";
 import { programDirectory, programFile } from "../programs";
 import { render } from "../render";
 
@@ -10,6 +10,11 @@ export const unitDirectory = "/etc/systemd/system";
 /** A unit file of the fleet's own. */
 export function unitFile(name: string, text: string): { path: string; text: string } {
   return { path: `${unitDirectory}/${name}`, text };
+}
+
+/** Asks before the switch what a candidate would do to what works now; see host/trial.py. */
+export function trialCheck(name: string, words: readonly string[], paths: readonly string[]): Check {
+  return { name, argv: ["/usr/bin/python3", "-IB", `${programDirectory}/trial.py`, ...words], paths };
 }
 
 /** What systemd does at every boot anyway, done again when the fleet changes the files. */
@@ -68,9 +73,9 @@ export function systemPart(machine: Machine, own: Pick<HostContent, "units" | "h
     probes: [
       {
         name: "health responder says healthy",
-        kind: "http",
-        url: `http://${machine.address}:${healthPort}/healthy`,
-        status: [200],
+        kind: "health",
+        address: machine.address,
+        port: healthPort,
         within: 30,
       },
     ],

@@ -15,6 +15,7 @@ export function vipPart(addresses: readonly string[], sysctls: Readonly<Record<s
   return {
     ...kernel,
     files: [...(kernel.files ?? []), unitFile(unit, render(__dirname, unit, { addresses }))],
+    health: addresses.map((address) => ({ name: `virtual address ${address}`, kind: "address", address })),
     units: [{ name: unit, restart: [`${unitDirectory}/${unit}`], drain: true }],
   };
 }

@@ -18,6 +18,26 @@ const mistakes: readonly Mistake[] = [
     message: /web1: check apache2 -t failed[^]*DocumentRot/,
   },
   {
+    what: "vhost that asks another port for PHP",
+    host: "web1",
+    edits: [["templates/apache/vhost.conf.mustache", 'SetHandler "proxy:fcgi://{{vip}}:', 'SetHandler "proxy:fcgi://{{vip}}:1']],
+    message: /web1: check sites that work now failed: [^]*blog \(blog.lab.test\) answers \d+ now, and would answer 503/,
+  },
+  {
+    what: "wrong virtual address",
+    host: "web1",
+    edits: [["templates/system/fleet-vip.service.mustache", "address replace {{.}}/32", "address replace 192.0.2.9/32"]],
+    message:
+      /web1: probe health responder says healthy failed for \d+ s: virtual address 10\.\d+\.0\.100: \S+ is not an address of this machine/,
+  },
+  {
+    what: "check that every server would fail",
+    host: "lb1",
+    edits: [["templates/lvs/keepalived.conf.mustache", "path /ready", "path /readyx"]],
+    message:
+      /lb1: check servers that take requests now failed: \S+ takes requests now, and its new check \(\/readyx, port 8100\) fails: status 404/,
+  },
+  {
     what: "bad pool",
     host: "php1",
     edits: [["templates/php/fpm.conf.mustache", "pm = ondemand", "pm = whenever"]],

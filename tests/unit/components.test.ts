@@ -41,7 +41,12 @@ function recordResources(): void {
         recorded.push({ type: args.type, name: args.name, inputs: args.inputs as Record<string, unknown>, begun, ended: clock++ });
         return {
           id: `id-${args.name}`,
-          state: { ...args.inputs, result: `seed of ${args.name}`.padEnd(64, "-"), stdout: JSON.stringify({ sha256: "ab" }) },
+          state: {
+            ...args.inputs,
+            result: `seed of ${args.name}`.padEnd(64, "-"),
+            hex: `hex of ${args.name}`,
+            stdout: JSON.stringify({ sha256: "ab" }),
+          },
         };
       },
       call: (args) => ({
@@ -120,7 +125,7 @@ describe("every VM of prod is asked for with the documented size", () => {
 it("every child is named after its tier and its host, never after a position", () => {
   const tiers = "nas|lvs|apache|php-a|php-b|builder-bookworm|institutional|timetable|moodle";
   const pattern = new RegExp(
-    `^(fleet|vcenter|(${tiers})|(${tiers})-apart|(${tiers})-(host|vm|key|content|base|secrets|config|gate|confirm)-[a-z][a-z0-9-]*|builder-bookworm-php-8\\.2)$`,
+    `^(fleet|vcenter|(${tiers})|(${tiers})-apart|(${tiers})-(host|vm|key|size|content|base|secrets|config|gate|confirm)-[a-z][a-z0-9-]*|builder-bookworm-php-8\\.2)$`,
   );
   expect(recorded.map((r) => r.name).filter((name) => !pattern.test(name))).toEqual([]);
 });
@@ -151,6 +156,12 @@ describe("the order of a rollout is data", () => {
     expect(named("apache-vm-web2").begun).toBeGreaterThan(named("apache-gate-web1").ended);
     expect(named("php-b-vm-php-b2").begun).toBeGreaterThan(named("php-b-gate-php-b1").ended);
     expect(named("php-b-vm-php-b1").begun).toBeLessThan(named("apache-gate-web1").begun);
+  });
+
+  it("a size that is begun has a name of its own, from before the VM is changed, and its gate runs for that name", () => {
+    expect(named("apache-size-web1").inputs["keepers"]).toEqual({ vcpu: "4", memoryMb: "4096", hotAdd: "true" });
+    expect(named("apache-vm-web1").begun).toBeGreaterThan(named("apache-size-web1").ended);
+    expect(named("apache-gate-web1").inputs["stdin"]).toContain('"size":"hex of apache-size-web1"');
   });
 
   it("a VM's base is before its secrets, and its secrets before its content", () => {

@@ -1,0 +1,132 @@
+"""What a trial tells before a candidate goes live. Small web servers stand for Apache and for real servers."""
+
+import http.server
+import json
+import ssl
+import subprocess
+import sys
+import unittest
+from unittest import mock
+
+import trial
+from tests.machine import HOST, Machine
+from tests.stand_ins import free_port, serve, web_server
+
+# Listens on the trial's port and answers each host as candidate.json says.
+APACHE = f"""#!{sys.executable}
+import http.server, json, ssl, sys
+statuses = json.load(open("ROOT/candidate.json"))
+if statuses is None:
+    sys.exit("AH00558: no such directive")
+class Site(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(statuses[self.headers["Host"]])
+        self.end_headers()
+    def log_message(self, *_): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Site)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("ROOT/pair.pem")
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+server.serve_forever()
+"""
+CHECK = "    real_server {0} {{\n        HTTP_GET {{\n url {{\n path {1}\n status_code 200\n }}\n connect_port {2}\n }}\n }}\n"
+
+
+class Trial(unittest.TestCase):
+    def setUp(self):
+        self.machine = Machine()
+        self.addCleanup(self.machine.close)
+
+    def run_trial(self, *words, changed=()):
+        done = self.machine.run("trial.py", *words, given="\n".join(changed))
+        return done.returncode, done.stderr.strip()
+
+
+class Sites(Trial):
+    def setUp(self):
+        super().setUp()
+        self.pair = str(self.machine.root / "pair.pem")
+        new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+        subprocess.run([*new, "-subj", "/CN=x", "-keyout", self.pair, "-out", self.pair], check=True, capture_output=True)
+        statuses = self.live = {}
+
+        class Site(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(statuses[self.headers["Host"]])
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.pair)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        self.ports = str(serve(self, server)), str(free_port())
+        self.machine.program("apache2", APACHE.replace("ROOT", str(self.machine.root)).replace("PORT", self.ports[1]))
+
+    def ask(self, now, then, *changed):
+        self.live.update({f"{name}.test": status for name, status in now.items()})
+        self.machine.write("/etc/fleet/sites.json", json.dumps({name: f"{name}.test" for name in now}))
+        candidate = {f"{name}.test": status for name, status in then.items()} if then is not None else None
+        self.machine.write("/candidate.json", json.dumps(candidate))
+        return self.run_trial("sites", *self.ports, changed=changed)
+
+    def test_a_site_that_works_must_work_then(self):
+        self.assertEqual((0, ""), self.ask({"a": 200, "b": 302}, {"a": 301, "b": 401}))
+        for status in (503, 404, 403):
+            code, said = self.ask({"a": 200, "b": 200}, {"a": status, "b": 200})
+            self.assertEqual((1, f"a (a.test) answers 200 now, and would answer {status}"), (code, said))
+
+    def test_a_site_that_does_not_work_now_cannot_get_worse(self):
+        self.assertEqual((0, ""), self.ask({"a": 503, "b": 404, "c": 403}, {"a": 500, "b": 503, "c": 403}))
+
+    def test_sites_whose_vhost_changes_are_asked_and_no_others(self):
+        now, then = {"a": 200, "b": 200}, {"a": 200, "b": 503}
+        self.assertEqual(0, self.ask(now, then, "/etc/fleet/vhosts/a.conf")[0])
+        self.assertEqual(1, self.ask(now, then, "/etc/fleet/vhosts/b.conf")[0])
+        self.assertEqual(1, self.ask(now, then, "/etc/apache2/fleet.conf")[0])
+
+    def test_an_apache_that_does_not_start_is_told_with_its_own_words(self):
+        code, said = self.ask({"a": 200}, None)
+        self.assertEqual((1, "Apache does not start: AH00558: no such directive"), (code, said))
+
+    def test_a_port_that_is_taken_by_somebody_else_is_told(self):
+        self.machine.write("/etc/fleet/sites.json", "{}")
+        taken = str(web_server(self))
+        with mock.patch.object(trial, "START_SECONDS", 0), self.assertRaisesRegex(SystemExit, f"port {taken}.* is taken"):
+            with trial.candidate(int(taken)):
+                pass
+
+    def test_where_there_are_many_sites_twenty_are_asked_evenly(self):
+        hosts = {f"{n:03}": "" for n in range(300)}
+        self.assertEqual(20, len(trial.chosen(hosts, set())))
+        self.assertEqual(["007"], trial.chosen(hosts, {"/etc/fleet/vhosts/007.conf"}))
+        self.assertEqual([], trial.chosen({}, set()))
+
+
+class Servers(Trial):
+    def ask(self, path, weight, port):
+        self.machine.write("/etc/keepalived/fleet.conf", CHECK.format("127.0.0.1", path, port))
+        entry = f"  -> 7F000001:0050      Route   {weight}      0          0\n"
+        self.machine.write("/proc/net/ip_vs", f"TCP  0A4D0064:0050 mh\n{entry}")
+        return self.run_trial("servers")
+
+    def test_a_check_that_would_take_a_serving_server_away_is_told(self):
+        port = web_server(self)
+        self.assertEqual((0, ""), self.ask("/ready", 1, port))
+        code, said = self.ask("/missing", 1, port)
+        wanted = f"127.0.0.1 takes requests now, and its new check (/missing, port {port}) fails: status 404, expected [200]"
+        self.assertEqual((1, wanted), (code, said))
+        self.assertIn("Connection refused", self.ask("/ready", 1, free_port())[1])
+
+    def test_a_server_that_takes_no_requests_is_not_asked(self):
+        self.assertEqual((0, ""), self.ask("/missing", 0, free_port()))
+
+    def test_the_pattern_reads_every_real_server_of_the_template(self):
+        text = (HOST.parent / "tests/golden/lb1.bundle").read_text()
+        self.assertEqual(text.count("real_server"), len(trial.REAL_SERVER.findall(text)))
+
+
+if __name__ == "__main__":
+    unittest.main()

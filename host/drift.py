@@ -38,6 +38,12 @@ def finding(kind: str, name: str, what: str, diff: str = "") -> dict:
     return {"kind": kind, "name": name, "what": what, **({"diff": diff} if diff else {})}
 
 
+def strays(kind: str, wanted, have, of: str = "") -> list[dict]:
+    """Names that are on one side only."""
+    names = sorted(set(wanted) ^ set(have))
+    return [finding(kind, of + name, "missing" if name in wanted else "not from the fleet") for name in names]
+
+
 def command(*argv: str, status=(0,)) -> str:
     done = subprocess.run(argv, check=False, capture_output=True, text=True, errors="replace", timeout=SECONDS)
     if done.returncode not in status:
@@ -206,23 +212,30 @@ def mounts(bundle) -> list[dict]:
     return found
 
 
+def schedulers() -> dict[str, str]:
+    """How each TCP service spreads its connections, in ipvsadm's words; /proc does not tell a scheduler's flags."""
+    rules = (line.split(maxsplit=3) for line in command("ipvsadm", "--save", "--numeric").splitlines())
+    return {rule[2]: rule[3].strip().removeprefix("-s ") for rule in rules if rule[:2] == ["-A", "-t"]}
+
+
 def balanced(bundle, ready) -> list[dict]:
     """`ready` tells whether a server's responder would have requests sent there."""
-    wanted = {entry["name"]: entry["servers"] for entry in bundle.services}
+    wanted = {entry["name"]: entry for entry in bundle.services}
     if not wanted:
         return []
-    found, idle, have = [], [], ipvs.table()
-    for service in sorted(wanted.keys() | have.keys()):
-        if service not in have or service not in wanted:
-            found.append(finding("ipvs", service, "missing" if service in wanted else "not from the fleet"))
-            continue
-        for server in sorted(set(wanted[service]) | have[service].keys()):
-            name = f"{service} {server}"
-            if server not in have[service] or server not in wanted[service]:
-                found.append(finding("ipvs", name, "missing" if server in wanted[service] else "not from the fleet"))
-            elif have[service][server]["weight"] > 1:
-                found.append(finding("ipvs", name, f"weight is {have[service][server]['weight']}, should be 1"))
-            elif not have[service][server]["weight"]:
+    idle, have, spread = [], ipvs.table(), schedulers()
+    found = strays("ipvs", wanted, have)
+    for service in sorted(wanted.keys() & have.keys()):
+        # A generation from before the scheduler was in the bundle says none.
+        scheduler, servers = wanted[service]["scheduler"], wanted[service]["servers"]
+        if scheduler and spread.get(service) != scheduler:
+            found.append(finding("ipvs", service, f"is spread by {spread.get(service)}, should be {scheduler}"))
+        found += strays("ipvs", servers, have[service], f"{service} ")
+        for server in sorted(set(servers) & have[service].keys()):
+            weight = have[service][server]["weight"]
+            if weight > 1:
+                found.append(finding("ipvs", f"{service} {server}", f"weight is {weight}, should be 1"))
+            elif not weight:
                 idle.append((service, server))
     # Weight 0 is the balancer's answer to a server that is not ready, unless that server is.
     suspects = [(service, server) for service, server in idle if ready(bundle.rollout, server)]

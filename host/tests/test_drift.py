@@ -10,7 +10,17 @@ sys.path.insert(0, str(HOST))
 import drift
 
 SHOWN = "LoadState=loaded\nFragmentPath=/etc/systemd/system/{0}\nDropInPaths=\nNeedDaemonReload=no\n"
-TABLE = {"10.0.0.1:80": {"10.0.0.2": {"weight": 1}, "10.0.0.3": {"weight": 1}}}
+TABLE = """IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port Forward Weight ActiveConn InActConn
+TCP  0A000001:0050 mh
+  -> 0A000002:0000      Route   1      2          7
+  -> 0A000003:0000      Route   1      0          0
+"""
+RULES = """-A -t 10.0.0.1:80 -s mh -b mh-fallback,mh-port
+-a -t 10.0.0.1:80 -r 10.0.0.2:0 -g -w 1
+-a -t 10.0.0.1:80 -r 10.0.0.3:0 -g -w 1
+"""
 
 
 class OnAMachine(unittest.TestCase):
@@ -101,39 +111,57 @@ class OnAMachine(unittest.TestCase):
 
 
 class Balancer(unittest.TestCase):
-    def found(self, change, ready=lambda _, server: False):
-        have = json.loads(json.dumps(TABLE))
-        change(have)
+    def setUp(self):
+        self.machine = Machine()
+        self.addCleanup(self.machine.close)
+        for module, name, value in (
+            (drift, "SETTLE_SECONDS", 0), (drift.ipvs, "ROOT", str(self.machine.root)), (drift, "command", lambda *_: self.rules),
+        ):  # fmt: skip
+            self.addCleanup(setattr, module, name, getattr(module, name))
+            setattr(module, name, value)
+
+    def found(self, table=TABLE, rules=RULES, ready=False, scheduler="mh -b mh-fallback,mh-port"):
+        self.machine.write("/proc/net/ip_vs", table)
+        self.rules = rules
 
         class Bundle:
-            services, rollout = ({"name": "10.0.0.1:80", "servers": ["10.0.0.2", "10.0.0.3"]},), {}
+            services = ({"name": "10.0.0.1:80", "scheduler": scheduler, "servers": ["10.0.0.2", "10.0.0.3"]},)
+            rollout = {}
 
-        drift.ipvs.table = lambda: have
-        return [(each["name"], each["what"]) for each in drift.balanced(Bundle, ready)]
-
-    def setUp(self):
-        self.addCleanup(setattr, drift, "SETTLE_SECONDS", drift.SETTLE_SECONDS)
-        drift.SETTLE_SECONDS = 0
-        self.addCleanup(setattr, drift.ipvs, "table", drift.ipvs.table)
+        return [(each["name"], each["what"]) for each in drift.balanced(Bundle, lambda _, server: ready)]
 
     def test_the_table_that_the_fleet_wants_is_no_difference(self):
-        self.assertEqual([], self.found(lambda have: None))
+        self.assertEqual([], self.found())
 
     def test_a_service_or_server_taken_out_or_added_by_hand_is_found(self):
-        self.assertEqual([("10.0.0.1:80", "missing")], self.found(lambda have: have.clear()))
-        self.assertEqual([("10.0.0.1:81", "not from the fleet")], self.found(lambda have: have.update({"10.0.0.1:81": {}})))
-        missing = self.found(lambda have: have["10.0.0.1:80"].pop("10.0.0.3"))
-        self.assertEqual([("10.0.0.1:80 10.0.0.3", "missing")], missing)
-        added = self.found(lambda have: have["10.0.0.1:80"].update({"10.0.0.4": {"weight": 1}}))
+        self.assertEqual([("10.0.0.1:80", "missing")], self.found(""))
+        gone = self.found(TABLE.replace("  -> 0A000003:0000      Route   1      0          0\n", ""))
+        self.assertEqual([("10.0.0.1:80 10.0.0.3", "missing")], gone)
+        added = self.found(f"{TABLE}  -> 0A000004:0000      Route   1      0          0\n")
         self.assertEqual([("10.0.0.1:80 10.0.0.4", "not from the fleet")], added)
 
-    def test_a_weight_set_by_hand_is_found_and_one_that_health_set_is_not(self):
-        def weigh(weight):
-            return lambda have: have["10.0.0.1:80"]["10.0.0.3"].update(weight=weight)
+    def test_a_service_of_any_protocol_that_is_not_the_fleets_is_found_and_its_servers_are_its_own(self):
+        server = "  -> 0A000004:0000      Route   1      0          0\n"
+        for line, name in (
+            ("TCP  0A000001:0051 wlc", "10.0.0.1:81"), ("UDP  0A000001:0050 wlc ops", "UDP 10.0.0.1:80"),
+            ("FWM  00000010 wlc persistent 300 FFFFFFFF", "FWM 16"), ("TCP  [fd00::1]:0050 wlc", "[fd00::1]:80"),
+        ):  # fmt: skip
+            self.assertEqual([(name, "not from the fleet")], self.found(f"{TABLE}{line}\n{server}"))
 
-        self.assertEqual([("10.0.0.1:80 10.0.0.3", "weight is 7, should be 1")], self.found(weigh(7)))
-        self.assertEqual([], self.found(weigh(0)))
-        by_hand = self.found(weigh(0), ready=lambda _, server: True)
+    def test_another_scheduler_or_flag_or_persistence_is_found(self):
+        for how in ("wlc", "mh", "mh -b mh-port", "mh -p 300 -b mh-fallback,mh-port"):
+            wrong = f"is spread by {how}, should be mh -b mh-fallback,mh-port"
+            rules = RULES.replace("mh -b mh-fallback,mh-port", how)
+            self.assertEqual([("10.0.0.1:80", wrong)], self.found(rules=rules))
+            self.assertEqual([], self.found(rules=rules, scheduler=""))  # a generation from before it was said
+
+    def test_a_weight_set_by_hand_is_found_and_one_that_health_set_is_not(self):
+        def weight(number):
+            return TABLE.replace("Route   1      0", f"Route   {number}      0")
+
+        self.assertEqual([("10.0.0.1:80 10.0.0.3", "weight is 7, should be 1")], self.found(weight(7)))
+        self.assertEqual([], self.found(weight(0)))
+        by_hand = self.found(weight(0), ready=True)
         self.assertEqual([("10.0.0.1:80 10.0.0.3", "weight is 0, though the server is ready")], by_hand)
 
 

@@ -622,7 +622,8 @@ def drift_verb(_: bytes) -> int:
         report["generation"] = bundle.id
         # A change that is not settled yet is no hand edit: its own report tells of it.
         report["findings"] = [
-            *drift.files(bundle, store.drift(bundle.id)), *drift.units(bundle), *drift.sysctls(bundle),
+            *drift.generation(bundle), *drift.files(bundle, store.manifest(bundle.id), store.drift(bundle.id)),
+            *drift.units(bundle), *drift.sysctls(bundle),
             *drift.mounts(bundle), *drift.balanced(bundle, rollout.is_ready), *drift.sealed(),
         ]  # fmt: skip
     print(json.dumps(report))

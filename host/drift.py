@@ -21,11 +21,13 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
 
 import ipvs
+from bundle import ORIGIN
 
 SEAL = ".fleet-seal"
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 UNIT_DIRECTORY = "/etc/systemd/system/"
 OWN_DIRECTORIES = ["/etc/fleet"]  # nobody else has a file there
+PART_SECONDS = 600  # an unfinished file that is older was left by somebody who is not at work any more
 SEALED = [f"{ROOT}/usr/local/lib/fleet", f"{ROOT}/opt/php"]
 DISTRIBUTION = ("/usr/lib/", "/lib/", "/run/systemd/generator")  # drop-ins that come with Debian, or are made of its files
 SECONDS = 30  # limit of one command
@@ -54,22 +56,27 @@ def command(*argv: str, status=(0,)) -> str:
 # --- directories that are written once -------------------------------------------------------
 
 
+def below(directory: str):
+    """Every file and link below a directory; os.walk counts a link to a directory among the directories."""
+    for folder, folders, files in os.walk(directory):
+        yield from (f"{folder}/{name}" for name in files)
+        yield from (f"{folder}/{name}" for name in folders if os.path.islink(f"{folder}/{name}"))
+
+
 def contents(directory: str) -> dict[str, str]:
     """What a directory holds, by path below it."""
     found = {}
-    for folder, folders, files in os.walk(directory):
-        for name in files + [name for name in folders if os.path.islink(f"{folder}/{name}")]:
-            place = f"{folder}/{name}"
-            path = os.path.relpath(place, directory)
-            if path in (SEAL, f"{SEAL}.part") or "__pycache__" in path:
-                continue
-            if os.path.islink(place):
-                found[path] = f"-> {os.readlink(place)}"
-                continue
-            about = os.stat(place)
-            with open(place, "rb") as source:
-                digest = hashlib.file_digest(source, "sha256").hexdigest()
-            found[path] = f"{about.st_mode & 0o7777:04o} {about.st_uid}:{about.st_gid} {digest}"
+    for place in below(directory):
+        path = os.path.relpath(place, directory)
+        if path in (SEAL, f"{SEAL}.part") or "__pycache__" in path:
+            continue
+        if os.path.islink(place):
+            found[path] = f"-> {os.readlink(place)}"
+            continue
+        about = os.stat(place)
+        with open(place, "rb") as source:
+            digest = hashlib.file_digest(source, "sha256").hexdigest()
+        found[path] = f"{about.st_mode & 0o7777:04o} {about.st_uid}:{about.st_gid} {digest}"
     return found
 
 
@@ -105,9 +112,9 @@ def installed(parent: str) -> list[str]:
 # --- what the bundle says --------------------------------------------------------------------
 
 
-def text_diff(entry: dict, place: str) -> str:
+def text_diff(entry: dict | None, place: str) -> str:
     """Unified diff of a file against what it should be; a secret's text is never shown."""
-    if entry["kind"] != "file" or not os.path.isfile(place):
+    if not entry or entry["kind"] != "file" or not os.path.isfile(place):
         return ""
     path = entry["path"]
     with open(place, encoding="utf-8", errors="replace") as source:
@@ -116,13 +123,38 @@ def text_diff(entry: dict, place: str) -> str:
     return "".join(difflib.unified_diff(wanted, have, f"{path} (fleet)", f"{path} (here)"))
 
 
-def files(bundle, edits: dict[str, str]) -> list[dict]:
+def generation(bundle) -> list[dict]:
+    """A generation has its name from its bundle."""
+    right = bundle.id in (ORIGIN, hashlib.sha256(bundle.text).hexdigest())
+    return [] if right else [finding("generation", bundle.id[:12], "its bundle was edited")]
+
+
+def forged(bundle, manifest: dict[str, dict]) -> dict[str, str]:
+    """Edits that the manifest was made to agree with."""
+    found = {}
+    for path, entry in bundle.entries.items():
+        digest = hashlib.sha256(entry["content"]).hexdigest()
+        if entry["kind"] == "file" and manifest.get(path, {}).get("sha256") != digest:
+            found[path] = "content, and the manifest was made to agree"
+    return found
+
+
+def at_work(place: str) -> bool:
+    """Whether a converge may be writing this file right now."""
+    try:
+        return place.endswith(".fleet-part") and time.time() - os.lstat(place).st_mtime < PART_SECONDS
+    except FileNotFoundError:
+        return True  # it has just got its name
+
+
+def files(bundle, manifest: dict[str, dict], edits: dict[str, str]) -> list[dict]:
     """Edits of managed files, and files that nobody manages where only managed ones belong."""
-    found = [finding("file", path, what, text_diff(bundle.entries[path], ROOT + path)) for path, what in edits.items()]
+    edits = forged(bundle, manifest) | edits
+    entries = bundle.entries  # an edited bundle may lack what the manifest has
+    found = [finding("file", path, what, text_diff(entries.get(path), ROOT + path)) for path, what in edits.items()]
     for directory in OWN_DIRECTORIES:
-        for folder, _, names in os.walk(ROOT + directory):
-            paths = (f"{folder}/{name}".removeprefix(ROOT) for name in names if not name.endswith(".fleet-part"))
-            found += [finding("file", path, "not from the fleet") for path in paths if path not in bundle.entries]
+        paths = (place.removeprefix(ROOT) for place in below(ROOT + directory) if not at_work(place))
+        found += [finding("file", path, "not from the fleet") for path in paths if path not in entries]
     return found
 
 

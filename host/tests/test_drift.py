@@ -1,7 +1,10 @@
 """What `drift` finds on a machine: every kind of edit by hand, and nothing where there is none."""
 
+import hashlib
 import json
+import os
 import sys
+import time
 import unittest
 
 from .machine import HOST, Machine, bundle, file, record
@@ -58,6 +61,37 @@ class OnAMachine(unittest.TestCase):
     def test_a_file_that_nobody_manages_among_managed_ones_is_found(self):
         self.machine.write("/etc/fleet/b.conf", "by hand\n")
         self.assertEqual([("file", "/etc/fleet/b.conf", "not from the fleet")], self.found())
+
+    def test_a_link_to_a_directory_among_managed_files_is_found(self):
+        (self.machine.root / "etc/fleet/more").symlink_to("/tmp")
+        self.assertEqual([("file", "/etc/fleet/more", "not from the fleet")], self.found())
+
+    def test_an_unfinished_file_is_a_converges_at_work_and_found_when_it_is_left_lying(self):
+        self.machine.write("/etc/fleet/.b.fleet-part", "")
+        self.assertEqual([], self.found())
+        old = time.time() - 3600
+        os.utime(self.machine.root / "etc/fleet/.b.fleet-part", (old, old))
+        self.assertEqual([("file", "/etc/fleet/.b.fleet-part", "not from the fleet")], self.found())
+
+    def test_an_edit_that_the_manifest_or_the_bundle_was_made_to_agree_with_is_found(self):
+        name = os.path.basename(os.readlink(self.machine.root / "var/lib/fleet/current"))
+        place = f"/var/lib/fleet/generations/{name}"
+
+        def replace(path, old, new):
+            text = self.machine.read(f"{place}/{path}")
+            self.assertIn(old, text)
+            self.machine.write(f"{place}/{path}", text.replace(old, new))
+
+        replace("etc/fleet/a.conf", "one", "two")
+        replace("manifest.json", *(hashlib.sha256(text).hexdigest() for text in (b"one\n", b"two\n")))
+        forged = ("file", "/etc/fleet/a.conf", "content, and the manifest was made to agree")
+        self.assertEqual([forged], self.found())
+        replace("bundle", "\none\n", "\ntwo\n")
+        edited = ("generation", name[:12], "its bundle was edited")
+        self.assertEqual([edited], self.found())
+        replace("etc/fleet/a.conf", "two", "three")
+        self.machine.write(f"{place}/bundle", bundle())
+        self.assertIn(edited, self.found())
 
     def test_a_unit_that_was_stopped_or_failed_is_found_and_one_that_sleeps_is_not(self):
         self.machine.write("/units/web.service", "inactive\n")

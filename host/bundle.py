@@ -33,7 +33,7 @@ RECORDS = {
         "name": (str,), "reload": (list, []), "restart": (list, []), "start": (bool, True), "drain": (bool, False),
         "leave": (bool, False),
     },
-    "service": {"name": (str,), "servers": (list,)},
+    "service": {"name": (str,), "scheduler": (str, ""), "servers": (list,)},
     "probe": {
         "name": (str,), "kind": (str,), "within": (int, 20), "url": (str, ""), "host": (str, ""),
         "status": (list, [200]), "contains": (str, ""), "address": (str, ""), "port": (int, 0),

@@ -667,8 +667,9 @@ def drift_verb(_: bytes) -> int:
         report["generation"] = bundle.id
         # A change that is not settled yet is no hand edit: its own report tells of it.
         report["findings"] = [
-            *drift.files(bundle, store.drift(bundle.id)), *drift.units(bundle), *drift.sysctls(bundle),
-            *drift.mounts(bundle), *drift.balanced(bundle, rollout.is_ready), *drift.sealed(),
+            *drift.generation(bundle), *drift.files(bundle, store.manifest(bundle.id), store.drift(bundle.id)),
+            *drift.units(bundle), *drift.sysctls(bundle), *drift.mounts(bundle), *drift.addresses(bundle),
+            *drift.accounts(bundle), *drift.balanced(bundle, rollout.is_ready), *drift.sealed(bundle),
         ]  # fmt: skip
     print(json.dumps(report))
     return 2 if report["findings"] else 0

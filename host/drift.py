@@ -10,10 +10,12 @@ PHP builds and the host's programs are sealed when they arrive.
 from __future__ import annotations
 
 import difflib
+import glob
 import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -21,13 +23,18 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
 
 import ipvs
+from bundle import ORIGIN
 
 SEAL = ".fleet-seal"
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 UNIT_DIRECTORY = "/etc/systemd/system/"
 OWN_DIRECTORIES = ["/etc/fleet"]  # nobody else has a file there
+PART_SECONDS = 600  # an unfinished file that is older was left by somebody who is not at work any more
 SEALED = [f"{ROOT}/usr/local/lib/fleet", f"{ROOT}/opt/php"]
-DISTRIBUTION = ("/usr/lib/", "/lib/", "/run/systemd/generator")  # drop-ins that come with Debian, or are made of its files
+DISTRIBUTION = ("/usr/lib/", "/lib/", "/run/systemd/generator")  # units that come with Debian, or are made of its files
+WAY_IN = "ssh.service"  # Debian's, and every VM is reached through it
+SYSCTL_FILES = ["/etc/sysctl.conf", *(f"{folder}/sysctl.d/*.conf" for folder in ("/etc", "/run", "/usr/local/lib"))]
+NOLOGIN = "/usr/sbin/nologin"  # the shell that systemd-sysusers gives where none is asked for
 SECONDS = 30  # limit of one command
 SETTLE_SECONDS = 3  # in which a balancer notices that a server is ready
 # Mount options that the kernel shows as they were asked for; the others it renames, resolves or keeps to itself.
@@ -36,6 +43,12 @@ SHOWN = re.compile(r"ro|rw|nosuid|nodev|noexec|noatime|hard|soft|(vers|lookupcac
 
 def finding(kind: str, name: str, what: str, diff: str = "") -> dict:
     return {"kind": kind, "name": name, "what": what, **({"diff": diff} if diff else {})}
+
+
+def strays(kind: str, wanted, have, of: str = "") -> list[dict]:
+    """Names that are on one side only."""
+    names = sorted(set(wanted) ^ set(have))
+    return [finding(kind, of + name, "missing" if name in wanted else "not from the fleet") for name in names]
 
 
 def command(*argv: str, status=(0,)) -> str:
@@ -48,22 +61,27 @@ def command(*argv: str, status=(0,)) -> str:
 # --- directories that are written once -------------------------------------------------------
 
 
+def below(directory: str):
+    """Every file and link below a directory; os.walk counts a link to a directory among the directories."""
+    for folder, folders, files in os.walk(directory):
+        yield from (f"{folder}/{name}" for name in files)
+        yield from (f"{folder}/{name}" for name in folders if os.path.islink(f"{folder}/{name}"))
+
+
 def contents(directory: str) -> dict[str, str]:
     """What a directory holds, by path below it."""
     found = {}
-    for folder, folders, files in os.walk(directory):
-        for name in files + [name for name in folders if os.path.islink(f"{folder}/{name}")]:
-            place = f"{folder}/{name}"
-            path = os.path.relpath(place, directory)
-            if path in (SEAL, f"{SEAL}.part") or "__pycache__" in path:
-                continue
-            if os.path.islink(place):
-                found[path] = f"-> {os.readlink(place)}"
-                continue
-            about = os.stat(place)
-            with open(place, "rb") as source:
-                digest = hashlib.file_digest(source, "sha256").hexdigest()
-            found[path] = f"{about.st_mode & 0o7777:04o} {about.st_uid}:{about.st_gid} {digest}"
+    for place in below(directory):
+        path = os.path.relpath(place, directory)
+        if path in (SEAL, f"{SEAL}.part") or "__pycache__" in path:
+            continue
+        if os.path.islink(place):
+            found[path] = f"-> {os.readlink(place)}"
+            continue
+        about = os.stat(place)
+        with open(place, "rb") as source:
+            digest = hashlib.file_digest(source, "sha256").hexdigest()
+        found[path] = f"{about.st_mode & 0o7777:04o} {about.st_uid}:{about.st_gid} {digest}"
     return found
 
 
@@ -99,9 +117,9 @@ def installed(parent: str) -> list[str]:
 # --- what the bundle says --------------------------------------------------------------------
 
 
-def text_diff(entry: dict, place: str) -> str:
+def text_diff(entry: dict | None, place: str) -> str:
     """Unified diff of a file against what it should be; a secret's text is never shown."""
-    if entry["kind"] != "file" or not os.path.isfile(place):
+    if not entry or entry["kind"] != "file" or not os.path.isfile(place):
         return ""
     path = entry["path"]
     with open(place, encoding="utf-8", errors="replace") as source:
@@ -110,13 +128,38 @@ def text_diff(entry: dict, place: str) -> str:
     return "".join(difflib.unified_diff(wanted, have, f"{path} (fleet)", f"{path} (here)"))
 
 
-def files(bundle, edits: dict[str, str]) -> list[dict]:
+def generation(bundle) -> list[dict]:
+    """A generation has its name from its bundle."""
+    right = bundle.id in (ORIGIN, hashlib.sha256(bundle.text).hexdigest())
+    return [] if right else [finding("generation", bundle.id[:12], "its bundle was edited")]
+
+
+def forged(bundle, manifest: dict[str, dict]) -> dict[str, str]:
+    """Edits that the manifest was made to agree with."""
+    found = {}
+    for path, entry in bundle.entries.items():
+        digest = hashlib.sha256(entry["content"]).hexdigest()
+        if entry["kind"] == "file" and manifest.get(path, {}).get("sha256") != digest:
+            found[path] = "content, and the manifest was made to agree"
+    return found
+
+
+def at_work(place: str) -> bool:
+    """Whether a converge may be writing this file right now."""
+    try:
+        return place.endswith(".fleet-part") and time.time() - os.lstat(place).st_mtime < PART_SECONDS
+    except FileNotFoundError:
+        return True  # it has just got its name
+
+
+def files(bundle, manifest: dict[str, dict], edits: dict[str, str]) -> list[dict]:
     """Edits of managed files, and files that nobody manages where only managed ones belong."""
-    found = [finding("file", path, what, text_diff(bundle.entries[path], ROOT + path)) for path, what in edits.items()]
+    edits = forged(bundle, manifest) | edits
+    entries = bundle.entries  # an edited bundle may lack what the manifest has
+    found = [finding("file", path, what, text_diff(entries.get(path), ROOT + path)) for path, what in edits.items()]
     for directory in OWN_DIRECTORIES:
-        for folder, _, names in os.walk(ROOT + directory):
-            paths = (f"{folder}/{name}".removeprefix(ROOT) for name in names if not name.endswith(".fleet-part"))
-            found += [finding("file", path, "not from the fleet") for path in paths if path not in bundle.entries]
+        paths = (place.removeprefix(ROOT) for place in below(ROOT + directory) if not at_work(place))
+        found += [finding("file", path, "not from the fleet") for path in paths if path not in entries]
     return found
 
 
@@ -126,16 +169,19 @@ def unit_properties(names: list[str]) -> list[dict[str, str]]:
     return [dict(line.split("=", 1) for line in block.splitlines()) for block in shown.strip().split("\n\n")]
 
 
-def unit_problems(unit: dict, state: dict[str, str], bundle) -> list[str]:
-    name, active = unit["name"], state.get("ActiveState", "")
+def unit_problems(name: str, record: dict | None, state: dict[str, str], bundle) -> list[str]:
+    """`record` is the bundle's of this unit; one without is not asked whether it runs."""
+    active, source = state.get("ActiveState", ""), state.get("FragmentPath", "")
     if state.get("LoadState") == "masked":
         return ["masked"]
     found = []
-    if active == "failed" or (unit["start"] and active not in ("active", "reloading", "activating")):
+    if record and (active == "failed" or (record["start"] and active not in ("active", "reloading", "activating"))):
         found.append(f"is {active or 'unknown'}, should run")
     path = UNIT_DIRECTORY + name
-    if path in bundle.entries and state.get("FragmentPath") not in (path, f"{ROOT}/var/lib/fleet/current{path}"):
-        found.append(f"is read from {state.get('FragmentPath') or 'nowhere'} instead of {path}")
+    if path in bundle.entries and source not in (path, f"{ROOT}/var/lib/fleet/current{path}"):
+        found.append(f"is read from {source or 'nowhere'} instead of {path}")
+    if path not in bundle.entries and source and not source.startswith(DISTRIBUTION):
+        found.append(f"is read from {source} instead of the distribution's file")
     extra = [place for place in state.get("DropInPaths", "").split() if place not in bundle.entries]
     found += [f"{place} changes it" for place in extra if not place.startswith(DISTRIBUTION)]
     if state.get("NeedDaemonReload") == "yes":
@@ -146,11 +192,12 @@ def unit_problems(unit: dict, state: dict[str, str], bundle) -> list[str]:
 def units(bundle) -> list[dict]:
     if not bundle.units:
         return []
-    states = unit_properties([unit["name"] for unit in bundle.units])
+    records = {unit["name"]: unit for unit in bundle.units}
+    known = {os.path.basename(path) for path in bundle.entries if f"{os.path.dirname(path)}/" == UNIT_DIRECTORY}
+    names = sorted(known | records.keys() | {WAY_IN})
     found = []
-    for unit, state in zip(bundle.units, states):
-        found += [finding("unit", unit["name"], what) for what in unit_problems(unit, state, bundle)]
-    known = {os.path.basename(path) for path in bundle.entries if path.startswith(UNIT_DIRECTORY)}
+    for name, state in zip(names, unit_properties(names)):
+        found += [finding("unit", name, what) for what in unit_problems(name, records.get(name), state, bundle)]
     for line in command("systemctl", "list-units", "--plain", "--no-legend", "--", "fleet-*", "fleet.*").splitlines():
         name, _, active, *_ = line.split()
         if name not in known and active in ("active", "activating"):
@@ -158,22 +205,35 @@ def units(bundle) -> list[dict]:
     return found
 
 
+def parameters(text: str) -> dict[str, str]:
+    """What a file of kernel parameters sets; the last of two lines counts."""
+    lines = (line.partition("=") for line in text.splitlines() if "=" in line and line.lstrip()[0] not in "#;")
+    return {key.strip().lstrip("-").replace("/", "."): " ".join(value.split()) for key, _, value in lines}
+
+
 def sysctls(bundle) -> list[dict]:
-    found = []
+    """Kernel parameters that are not what they should be, and other files that would fight over them at a boot."""
+    found, wanted = [], {}
     for path, entry in bundle.entries.items():
-        if not path.startswith("/etc/sysctl.d/") or entry["kind"] != "file":
-            continue
-        for line in entry["content"].decode().splitlines():
-            key, separator, value = (part.strip() for part in line.partition("="))
-            if not separator or key.startswith("#"):
-                continue
-            try:
-                with open(f"{ROOT}/proc/sys/{key.replace('.', '/')}", encoding="ascii") as source:
-                    have = " ".join(source.read().split())
-            except OSError as error:
-                have = error.strerror
-            if have != " ".join(value.split()):
-                found.append(finding("sysctl", key, f"is {have}, should be {value}"))
+        if path.startswith("/etc/sysctl.d/") and entry["kind"] == "file":
+            wanted |= parameters(entry["content"].decode())
+    for key, value in wanted.items():
+        try:
+            with open(f"{ROOT}/proc/sys/{key.replace('.', '/')}", encoding="ascii") as source:
+                have = " ".join(source.read().split())
+        except OSError as error:
+            have = error.strerror
+        if have != value:
+            found.append(finding("sysctl", key, f"is {have}, should be {value}"))
+    places = [place for pattern in SYSCTL_FILES for place in glob.glob(ROOT + pattern) if os.path.isfile(place)]
+    # By their real names: Debian's 99-sysctl.conf is a link to /etc/sysctl.conf.
+    for place in sorted({os.path.realpath(p) for p in places if p.removeprefix(ROOT) not in bundle.entries}):
+        with open(place, encoding="utf-8", errors="replace") as source:
+            other = parameters(source.read())
+        for key in sorted(wanted.keys() & other.keys()):
+            if other[key] != wanted[key]:
+                what = f"sets {key} to {other[key]}, the fleet to {wanted[key]}"
+                found.append(finding("sysctl", place.removeprefix(ROOT), what))
     return found
 
 
@@ -193,36 +253,89 @@ def mount_problem(wanted: dict[str, str], seen: list[dict]) -> str:
 
 
 def mounts(bundle) -> list[dict]:
-    found = []
+    found, wanted = [], {}
     for path, entry in bundle.entries.items():
-        if not path.startswith(UNIT_DIRECTORY) or not path.endswith(".mount"):
-            continue
-        lines = (line.partition("=") for line in entry["content"].decode().splitlines() if "=" in line)
-        wanted = {key.strip(): value.strip() for key, _, value in lines}
-        columns = "SOURCE,FSTYPE,OPTIONS,LABEL"
-        shown = command("findmnt", "--json", "--output", columns, "--mountpoint", wanted["Where"], status=(0, 1))
-        if problem := mount_problem(wanted, json.loads(shown)["filesystems"] if shown else []):
-            found.append(finding("mount", wanted["Where"], problem))
+        if path.startswith(UNIT_DIRECTORY) and path.endswith(".mount"):
+            lines = (line.partition("=") for line in entry["content"].decode().splitlines() if "=" in line)
+            unit = {key.strip(): value.strip() for key, _, value in lines}
+            wanted[unit["Where"]] = unit
+    if not wanted:
+        return []
+    columns = "TARGET,SOURCE,FSTYPE,OPTIONS,LABEL"
+    mounted: dict[str, list[dict]] = {}
+    for each in json.loads(command("findmnt", "--json", "--list", "--output", columns))["filesystems"]:
+        mounted.setdefault(each["target"], []).append(each)
+    for where, unit in wanted.items():
+        if problem := mount_problem(unit, mounted.get(where, [])):
+            found.append(finding("mount", where, problem))
+        for target in (target for target in mounted if target.startswith(f"{where}/") and target not in wanted):
+            sources = [each["source"] for each in mounted[target]]
+            # Where an NFS server has a file system inside the one that it exports, the kernel mounts it by itself.
+            if sources != [unit["What"].rstrip("/") + target.removeprefix(where)]:
+                found.append(finding("mount", target, f"{sources[-1]} hides a part of {where}"))
     return found
+
+
+def addresses(bundle) -> list[dict]:
+    """The virtual addresses of a server behind the balancers. A device that is down has none."""
+    if not (unit := bundle.entries.get(f"{UNIT_DIRECTORY}fleet-vip.service")):
+        return []
+    wanted = re.findall(r" address replace (\S+) dev fleet0$", unit["content"].decode(), re.MULTILINE)
+    shown = command("ip", "-4", "-json", "address", "show", "up", "dev", "fleet0", status=(0, 1)) or "[]"
+    have = [item for link in json.loads(shown) for item in link.get("addr_info", [])]
+    return strays("address", wanted, [f"{item['local']}/{item['prefixlen']}" for item in have])
+
+
+def accounts(bundle) -> list[dict]:
+    """Users that the bundle declares: a site's code runs as one, and has no more rights than it was given."""
+    declared = [e["content"].decode() for path, e in bundle.entries.items() if path.startswith("/etc/sysusers.d/")]
+    wanted = [shlex.split(line) for text in declared for line in text.splitlines() if line.startswith("u ")]
+    if not wanted:
+        return []
+
+    def rows(path: str) -> list[list[str]]:
+        with open(ROOT + path, encoding="utf-8") as source:
+            return [line.rstrip("\n").split(":") for line in source]
+
+    found, users, groups = [], {row[0]: row for row in rows("/etc/passwd")}, rows("/etc/group")
+    for _, name, uid, _, home, *shell in wanted:
+        if name not in users:
+            found.append(finding("account", name, "missing"))
+            continue
+        should = {"uid": uid, "gid": uid, "home": home, "shell": shell[0] if shell else NOLOGIN}
+        have = dict(zip(("uid", "gid", "comment", "home", "shell"), users[name][2:]))
+        found += [
+            finding("account", name, f"{what} is {have[what]}, should be {value}")
+            for what, value in should.items() if have[what] != value
+        ]  # fmt: skip
+        found += [finding("account", name, f"is in group {row[0]}") for row in groups if name in row[3].split(",")]
+    return found
+
+
+def schedulers() -> dict[str, str]:
+    """How each TCP service spreads its connections, in ipvsadm's words; /proc does not tell a scheduler's flags."""
+    rules = (line.split(maxsplit=3) for line in command("ipvsadm", "--save", "--numeric").splitlines())
+    return {rule[2]: rule[3].strip().removeprefix("-s ") for rule in rules if rule[:2] == ["-A", "-t"]}
 
 
 def balanced(bundle, ready) -> list[dict]:
     """`ready` tells whether a server's responder would have requests sent there."""
-    wanted = {entry["name"]: entry["servers"] for entry in bundle.services}
+    wanted = {entry["name"]: entry for entry in bundle.services}
     if not wanted:
         return []
-    found, idle, have = [], [], ipvs.table()
-    for service in sorted(wanted.keys() | have.keys()):
-        if service not in have or service not in wanted:
-            found.append(finding("ipvs", service, "missing" if service in wanted else "not from the fleet"))
-            continue
-        for server in sorted(set(wanted[service]) | have[service].keys()):
-            name = f"{service} {server}"
-            if server not in have[service] or server not in wanted[service]:
-                found.append(finding("ipvs", name, "missing" if server in wanted[service] else "not from the fleet"))
-            elif have[service][server]["weight"] > 1:
-                found.append(finding("ipvs", name, f"weight is {have[service][server]['weight']}, should be 1"))
-            elif not have[service][server]["weight"]:
+    idle, have, spread = [], ipvs.table(), schedulers()
+    found = strays("ipvs", wanted, have)
+    for service in sorted(wanted.keys() & have.keys()):
+        # A generation from before the scheduler was in the bundle says none.
+        scheduler, servers = wanted[service]["scheduler"], wanted[service]["servers"]
+        if scheduler and spread.get(service) != scheduler:
+            found.append(finding("ipvs", service, f"is spread by {spread.get(service)}, should be {scheduler}"))
+        found += strays("ipvs", servers, have[service], f"{service} ")
+        for server in sorted(set(servers) & have[service].keys()):
+            weight = have[service][server]["weight"]
+            if weight > 1:
+                found.append(finding("ipvs", f"{service} {server}", f"weight is {weight}, should be 1"))
+            elif not weight:
                 idle.append((service, server))
     # Weight 0 is the balancer's answer to a server that is not ready, unless that server is.
     suspects = [(service, server) for service, server in idle if ready(bundle.rollout, server)]
@@ -234,12 +347,15 @@ def balanced(bundle, ready) -> list[dict]:
     return found
 
 
-def sealed() -> list[dict]:
+def sealed(bundle) -> list[dict]:
+    """The programs, and the PHP builds: those that are here, and those that the bundle's files name."""
     programs, builds = SEALED
-    found = unsealed(programs, "program") if os.path.isdir(programs) else []
-    for name in installed(builds):
+    found, here = unsealed(programs, "program") if os.path.isdir(programs) else [], installed(builds)
+    for name in here:
         found += unsealed(f"{builds}/{name}", "artefact")
-    return found
+    text = b"".join(entry["content"] for entry in bundle.entries.values())
+    named = {match.decode() for match in re.findall(rb"/opt/php/([\w.+~-]+)/", text)}
+    return found + [finding("artefact", f"/opt/php/{name}", "missing") for name in sorted(named.difference(here))]
 
 
 if __name__ == "__main__":

@@ -9,18 +9,24 @@ ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that s
 
 
 def place(text: str) -> tuple[str, int]:
-    address, port = text.split(":")
-    return socket.inet_ntoa(bytes.fromhex(address)), int(port, 16)
+    address, _, port = text.rpartition(":")
+    plain = address.startswith("[")  # IPv6 is printed as people write it
+    return address if plain else socket.inet_ntoa(bytes.fromhex(address)), int(port, 16)
 
 
 def table() -> dict[str, dict[str, dict[str, int]]]:
-    """Weight and active connections of each real server of each service: {"vip:port": {address: {...}}}."""
+    """Weight and active connections of each real server of each service: {"vip:port": {address: {...}}}.
+    The fleet's services are all TCP; any other kind has its protocol in the name."""
     services: dict[str, dict] = {}
     with open(f"{ROOT}/proc/net/ip_vs", encoding="ascii") as lines:
         for line in lines:
             match line.split():
                 case ["TCP", service, *_]:
                     servers = services.setdefault("{}:{}".format(*place(service)), {})
+                case ["UDP" | "SCTP" as protocol, service, *_]:
+                    servers = services.setdefault("{} {}:{}".format(protocol, *place(service)), {})
+                case ["FWM", mark, *_]:
+                    servers = services.setdefault(f"FWM {int(mark, 16)}", {})
                 case ["->", server, "Route", weight, active, _]:
                     servers[place(server)[0]] = {"weight": int(weight), "active": int(active)}
     return services

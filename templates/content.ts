@@ -107,8 +107,8 @@ export interface HostContent {
   readonly health: readonly HealthCheck[];
   /** Virtual addresses that this VM balances: a director's. */
   readonly vips: readonly string[];
-  /** What its kernel must balance: each `vip:port` and the addresses of its real servers. */
-  readonly services: readonly { readonly name: string; readonly servers: readonly string[] }[];
+  /** What its kernel must balance: each `vip:port`, its scheduler as ipvsadm tells it, and the addresses of its real servers. */
+  readonly services: readonly { readonly name: string; readonly scheduler: string; readonly servers: readonly string[] }[];
 }
 
 /** Joins the parts of a VM in order; the order of actions and units is the order of their effect. */

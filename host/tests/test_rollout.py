@@ -284,6 +284,7 @@ class Gate(RollingOut):
         first = self.first()
         self.peer_ready = True
         servers = record("service", name=WEB, servers=["127.0.0.1"])
+        self.machine.program("ipvsadm", "#!/bin/sh\n")
         self.machine.write("/proc/net/ip_vs", "TCP  0A4D0064:0050 mh\n")
         second = self.machine.report(self.text("two", servers))["generation"]
         said = self.gate(second, expect=1, FLEET_DIRECTOR_SECONDS="1")[1]

@@ -15,6 +15,9 @@ export interface DirectorSettings {
   readonly checkSeconds: number;
 }
 
+/** How connections are spread, in the words of ipvsadm and in its order: so the kernel's answer can be compared. */
+const scheduler = { name: "mh", flags: ["mh-fallback", "mh-port"] } as const;
+
 /** keepalived on one director: the first host of the pair has the higher priority at a fresh start. */
 export function keepalivedPart(
   machine: Machine,
@@ -34,6 +37,7 @@ export function keepalivedPart(
     advertInterval: settings.advertSeconds,
     checkInterval: settings.checkSeconds,
     healthPort,
+    scheduler,
     peers: pair.filter((m) => m.name !== machine.name).map((m) => m.address),
     vips: [...new Set(services.map((s) => s.vip))],
     services: services.map((s) => ({
@@ -67,6 +71,12 @@ export function keepalivedPart(
     units: [{ name: unit, reload: [config], restart: [`${unitDirectory}/${unit}`], leave: true }],
     health: [{ name: "keepalived", kind: "unit", unit }],
     vips: view.vips,
-    services: services.flatMap((s) => s.ports.map((port) => ({ name: `${s.vip}:${port}`, servers: s.realServers.map((r) => r.address) }))),
+    services: services.flatMap((s) =>
+      s.ports.map((port) => ({
+        name: `${s.vip}:${port}`,
+        scheduler: `${scheduler.name} -b ${scheduler.flags.join(",")}`,
+        servers: s.realServers.map((r) => r.address),
+      })),
+    ),
   };
 }

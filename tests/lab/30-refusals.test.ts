@@ -20,7 +20,7 @@ const mistakes: readonly Mistake[] = [
   {
     what: "vhost that asks another port for PHP",
     host: "web1",
-    edits: [["templates/apache/vhost.conf.mustache", 'SetHandler "proxy:fcgi://{{vip}}:', 'SetHandler "proxy:fcgi://{{vip}}:1']],
+    edits: [["templates/apache/vhost.conf.mustache", 'SetHandler "proxy:fcgi://{{vip}}:{{port}}', 'SetHandler "proxy:fcgi://{{vip}}:9']],
     message: /web1: check sites that work now failed: [^]*blog \(blog.lab.test\) answers \d+ now, and would answer 503/,
   },
   {

@@ -41,12 +41,13 @@ interface Edit {
 
 const health = "fleet-health.service";
 const reload = "systemctl daemon-reload";
+const scheduler = "mh -b mh-fallback,mh-port";
 const vip = relocated("10.77.0.100");
 const web1 = relocated("10.77.0.21");
 
 /** Every kind of edit on every VM where it makes sense. */
 async function candidates(): Promise<Edit[]> {
-  const [build = ""] = (await on("php1", "ls /opt/php")).trim().split("\n");
+  const [build = ""] = (await on("php1", "grep -hoP '/opt/php/\\K[^/]+' /etc/systemd/system/fleet-site-*.service")).trim().split("\n");
   const edits: Edit[] = [];
   const add = (vm: string, kind: string, name: string, make: string, undo: string, ...also: string[]): void =>
     void edits.push({ vm, make, undo, found: [`${vm} ${kind} ${name}`, ...also.map((a) => `${vm} ${a}`)] });
@@ -92,15 +93,32 @@ async function candidates(): Promise<Edit[]> {
       "ln -sfn /var/lib/fleet/current/etc/fleet/lib/probes.py /etc/fleet/lib/probes.py",
     );
     add(vm, "file", "/etc/fleet/notes.txt", "touch /etc/fleet/notes.txt", "rm /etc/fleet/notes.txt");
-    add(vm, "unit", "fleet-old.service", "systemd-run --quiet --unit fleet-old sleep 1000", "systemctl stop fleet-old");
-    const dropIn = `/etc/systemd/system/${health}.d`;
+    add(vm, "file", "/etc/fleet/more", "ln -s /tmp /etc/fleet/more", "rm /etc/fleet/more");
+    const left = "/etc/fleet/.health.json.fleet-part";
+    add(vm, "file", left, `touch -d "1 hour ago" ${left}`, `rm ${left}`);
+    // The manifest is made to agree with the edit, so that only the bundle gives it away.
+    const [manifest, digest] = ["/var/lib/fleet/current/manifest.json", `$(sha256sum < ${json} | cut -c -64)`];
     add(
       vm,
-      "unit",
-      health,
-      `mkdir ${dropIn} && printf "[Service]\\nNice=1\\n" > ${dropIn}/x.conf && ${reload}`,
-      `rm -r ${dropIn} && ${reload}`,
+      "file",
+      json,
+      `cp -p ${json} /tmp/kept; old=${digest}; echo >> ${json}; sed -i s/$old/${digest}/ ${manifest}`,
+      `new=${digest}; cat /tmp/kept > ${json}; touch -r /tmp/kept ${json}; sed -i s/$new/${digest}/ ${manifest}`,
     );
+    const generation = path.basename(await on(vm, "readlink /var/lib/fleet/current")).slice(0, 12);
+    const its = "/var/lib/fleet/current/bundle";
+    add(vm, "generation", generation, `echo >> ${its}`, `truncate -s -1 ${its}`);
+    add(vm, "unit", "fleet-old.service", "systemd-run --quiet --unit fleet-old sleep 1000", "systemctl stop fleet-old");
+    for (const changed of [health, "fleet-watch.service", "ssh.service"]) {
+      const dropIn = `/etc/systemd/system/${changed}.d`;
+      add(
+        vm,
+        "unit",
+        changed,
+        `mkdir ${dropIn} && printf "[Service]\\nNice=1\\n" > ${dropIn}/x.conf && ${reload}`,
+        `rm -r ${dropIn} && ${reload}`,
+      );
+    }
     const set = `/run/systemd/system.control/${health}.d`;
     add(vm, "unit", health, `systemctl set-property --runtime ${health} TasksMax=70`, `rm -r ${set} && ${reload}`);
     add(vm, "unit", health, `systemctl stop ${health}`, `systemctl start ${health}`);
@@ -115,7 +133,14 @@ async function candidates(): Promise<Edit[]> {
       "sysctl -qw net.ipv4.conf.all.arp_ignore=0",
       "sysctl -qw net.ipv4.conf.all.arp_ignore=1",
     );
+    const own = "/etc/sysctl.d/90-local.conf";
+    add(vm, "sysctl", own, `echo net.ipv4.conf.all.arp_ignore = 0 > ${own}`, `rm ${own}`);
+    append(vm, "sysctl", "/etc/sysctl.conf", "net.ipv4.conf.all.arp_announce = 0");
     add(vm, "mount", "/srv/sites", "mount -o remount,suid /srv/sites", "mount -o remount,nosuid /srv/sites");
+  }
+  for (const vm of ["web1", "web2"]) {
+    add(vm, "mount", "/srv/sites/wiki", "mount -t tmpfs none /srv/sites/wiki", "umount /srv/sites/wiki");
+    add(vm, "address", `${vip}/32`, `ip address delete ${vip}/32 dev fleet0`, `ip address add ${vip}/32 dev fleet0`);
   }
   for (const vm of ["lb1", "lb2"]) {
     add(
@@ -128,10 +153,18 @@ async function candidates(): Promise<Edit[]> {
     add(vm, "ipvs", `${vip}:443 ${web1}`, `ipvsadm -e -t ${vip}:443 -r ${web1} -g -w 7`, `ipvsadm -e -t ${vip}:443 -r ${web1} -g -w 1`);
     add(vm, "ipvs", `${vip}:80 ${web1}`, `ipvsadm -d -t ${vip}:80 -r ${web1}`, `ipvsadm -a -t ${vip}:80 -r ${web1} -g -w 1`);
     add(vm, "ipvs", `${vip}:81`, `ipvsadm -A -t ${vip}:81 -s wlc`, `ipvsadm -D -t ${vip}:81`);
+    add(vm, "ipvs", `UDP ${vip}:53`, `ipvsadm -A -u ${vip}:53 -s wlc`, `ipvsadm -D -u ${vip}:53`);
+    add(vm, "ipvs", "FWM 7", "ipvsadm -A -f 7 -s wlc", "ipvsadm -D -f 7");
+    for (const how of ["wlc", "mh -b mh-port", `${scheduler} -p 300`])
+      add(vm, "ipvs", `${vip}:443`, `ipvsadm -E -t ${vip}:443 -s ${how}`, `ipvsadm -E -t ${vip}:443 -s ${scheduler}`);
   }
   for (const vm of ["php1", "php2"]) {
     append(vm, "artefact", `/opt/php/${build}/sbin/php-fpm`, "x");
     add(vm, "artefact", `/opt/php/${build}/backdoor`, `touch /opt/php/${build}/backdoor`, `rm /opt/php/${build}/backdoor`);
+    add(vm, "artefact", `/opt/php/${build}`, `mv /opt/php/${build} /opt/php/.kept`, `mv /opt/php/.kept /opt/php/${build}`);
+    const user = "fleet-site-wiki";
+    add(vm, "account", user, `usermod --shell /bin/sh ${user}`, `usermod --shell /usr/sbin/nologin ${user}`);
+    add(vm, "account", user, `usermod --append --groups sudo ${user}`, `gpasswd --delete ${user} sudo`);
   }
   return edits;
 }
@@ -144,13 +177,17 @@ function shuffled<T>(items: readonly T[], seed: number): T[] {
 }
 
 const seed = Number(process.env["FLEET_SEED"] ?? 20261124);
-/** Thirty edits, none of which touches what another one does. */
+/** Thirty edits, at least one of each kind, none of which touches what another one does. */
 function chosen(all: readonly Edit[]): Edit[] {
   const taken = new Set<string>();
-  return shuffled(all, seed)
+  const kind = ({ found }: Edit): string | undefined => found[0]?.split(" ")[1];
+  const order = shuffled(all, seed);
+  const firsts = order.filter((edit, i) => order.findIndex((other) => kind(other) === kind(edit)) === i);
+  return [...firsts, ...order]
     .filter(({ vm, make, found }) => {
-      // Two edits that keep a copy on one VM would share it.
-      const marks = [...found, ...(make.includes("/tmp/kept") ? [`${vm} kept`] : [])];
+      // Two edits that keep a copy on one VM would share it; and none is made of a build that another one takes away.
+      const shared = ["/tmp/kept", "/opt/php/"].filter((place) => make.includes(place));
+      const marks = [...found, ...shared.map((place) => `${vm} ${place}`)];
       if (marks.some((mark) => taken.has(mark))) return false;
       marks.forEach((mark) => taken.add(mark));
       return true;

@@ -121,7 +121,8 @@ async function candidates(): Promise<Edit[]> {
     }
     const set = `/run/systemd/system.control/${health}.d`;
     add(vm, "unit", health, `systemctl set-property --runtime ${health} TasksMax=70`, `rm -r ${set} && ${reload}`);
-    add(vm, "unit", health, `systemctl stop ${health}`, `systemctl start ${health}`);
+    // web1 stays in service: its entries in the balancers' tables are edited below.
+    if (vm !== "web1") add(vm, "unit", health, `systemctl stop ${health}`, `systemctl start ${health}`);
     append(vm, "file", unit, "# by hand", `unit ${health}`);
     append(vm, "program", "/usr/local/lib/fleet/plan.py", "# by hand");
   }
@@ -140,8 +141,8 @@ async function candidates(): Promise<Edit[]> {
   }
   for (const vm of ["web1", "web2"]) {
     add(vm, "mount", "/srv/sites/wiki", "mount -t tmpfs none /srv/sites/wiki", "umount /srv/sites/wiki");
-    add(vm, "address", `${vip}/32`, `ip address delete ${vip}/32 dev fleet0`, `ip address add ${vip}/32 dev fleet0`);
   }
+  add("web2", "address", `${vip}/32`, `ip address delete ${vip}/32 dev fleet0`, `ip address add ${vip}/32 dev fleet0`);
   for (const vm of ["lb1", "lb2"]) {
     add(
       vm,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
@@ -18,7 +19,8 @@ def table() -> dict[str, dict[str, dict[str, int]]]:
     """Weight and active connections of each real server of each service: {"vip:port": {address: {...}}}.
     The fleet's services are all TCP; any other kind has its protocol in the name."""
     services: dict[str, dict] = {}
-    with open(f"{ROOT}/proc/net/ip_vs", encoding="ascii") as lines:
+    # Before the kernel's module is loaded nothing is balanced.
+    with contextlib.suppress(FileNotFoundError), open(f"{ROOT}/proc/net/ip_vs", encoding="ascii") as lines:
         for line in lines:
             match line.split():
                 case ["TCP", service, *_]:

@@ -120,8 +120,10 @@ class Servers(Trial):
         self.assertEqual((1, wanted), (code, said))
         self.assertIn("Connection refused", self.ask("/ready", 1, free_port())[1])
 
-    def test_a_server_that_takes_no_requests_is_not_asked(self):
+    def test_a_server_that_takes_no_requests_is_not_asked_nor_any_before_the_first_balancing(self):
         self.assertEqual((0, ""), self.ask("/missing", 0, free_port()))
+        (self.machine.root / "proc/net/ip_vs").unlink()
+        self.assertEqual((0, ""), self.run_trial("servers"))
 
     def test_the_pattern_reads_every_real_server_of_the_template(self):
         text = (HOST.parent / "tests/golden/lb1.bundle").read_text()

@@ -1,5 +1,7 @@
 import { spawn, type ChildProcess } from "child_process";
+import { fileURLToPath } from "url";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
+import { removeStaleLocks } from "../../cli/locks";
 import { configFile, pulumiEnvironment } from "../../lab/fleet";
 import { order } from "../../lab/vcenter";
 import { changedCheckout, edit, on, pulumi, ready, root, run, sleep, until } from "./lab";
@@ -8,12 +10,12 @@ import { state } from "./mistakes";
 const servers = ["web1", "web2", "php1", "php2"];
 
 /** A rollout that drains the Apache VMs and restarts sites, as a process group of its own: what a terminal interrupts. */
-async function startUp(): Promise<{ child: ChildProcess; ended: Promise<number | null> }> {
+async function startUp(): Promise<{ copy: string; child: ChildProcess; ended: Promise<number | null> }> {
   const copy = await changedCheckout("templates/apache/fleet-apache.service.mustache", (text) => `${text}# newer ${Date.now()}\n`);
   edit(copy, "templates/php/fpm.conf.mustache", (text) => `${text}; newer ${Date.now()}\n`);
   const words = ["up", "--yes", "--skip-preview", "--stack", "lab", "--config-file", configFile, "--non-interactive"];
   const child = spawn("pulumi", words, { cwd: copy, env: { ...process.env, ...pulumiEnvironment() }, detached: true, stdio: "ignore" });
-  return { child, ended: new Promise((resolve) => child.on("close", resolve)) };
+  return { copy, child, ended: new Promise((resolve) => child.on("close", resolve)) };
 }
 
 /** Every file of the live generation is what it was when it was written, and every path in /etc leads to it. */
@@ -73,6 +75,23 @@ describe("whatever ends a rollout, every VM is old or new as a whole, in service
     );
     process.kill(-(child.pid ?? 0), "SIGKILL");
     await ended;
+    await back();
+  });
+
+  it("SIGKILL while a VM is gated: it goes back by itself, and the next `up` of the same change goes through", async () => {
+    await remember();
+    const { copy, child, ended } = await startUp();
+    const gated = async (): Promise<boolean> => (await on("web1", "pgrep -f 'converge.py gat[e]' || true")) !== "";
+    await until(gated, 120, "web1 is gated");
+    process.kill(-(child.pid ?? 0), "SIGKILL");
+    // The gate runs on the VM, and would settle the change without anybody to hear of it.
+    await on("web1", "sudo pkill -KILL -f 'converge.py gat[e]' || true");
+    await ended;
+    await until(async () => (await state("web1")) === before["web1"], 100, "web1 went back by itself");
+    removeStaleLocks(fileURLToPath(pulumiEnvironment()["PULUMI_BACKEND_URL"] ?? "")); // as `npm run pulumi` does
+    const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], copy);
+    expect(code, out + err).toBe(0);
+    expect(await generation("web1")).not.toBe(before["web1"]);
     await back();
   });
 

@@ -1,5 +1,7 @@
+import { spawn } from "child_process";
 import { describe, expect, it } from "vitest";
-import { changedConfig, machine, mixed, on, pulumi, startProbe } from "../lab/lab";
+import { projectDirectory, pulumiEnvironment } from "../../lab/fleet";
+import { changedConfig, machine, mixed, on, pulumi, root, run, startProbe, until } from "../lab/lab";
 
 const tiers = { apache: ["web1", "web2"], php: ["php1", "php2"] };
 /** The committed sizes, and those that the test changes to: memory up for one tier and down for the other, vCPU up. */
@@ -47,5 +49,21 @@ describe("a change of size rolls through running tiers, one VM at a time", () =>
         ).toBe("");
       }
     }
+  });
+
+  it("one that was killed before its gate, and is taken back in the stack, is gated all the same", async () => {
+    const words = ["up", "--yes", "--skip-preview", "--stack", "lab", "--config-file", changed()];
+    const env = { ...process.env, ...pulumiEnvironment() };
+    const child = spawn("pulumi", words, { cwd: projectDirectory, env, detached: true, stdio: "ignore" });
+    const reborn = async (): Promise<boolean> => {
+      const { MemoryMB, State } = await machine("web1");
+      return MemoryMB === sizes.changed.apache && State === "on";
+    };
+    await until(reborn, 300, "web1 runs with its other size");
+    process.kill(-(child.pid ?? 0), "SIGKILL");
+    const { code, out, err } = await run("bash", ["lab/lab", "up"], {}, root);
+    expect(code, out + err).toBe(0);
+    expect(out + err).toMatch(/fleet: update apache-gate-web1 /);
+    expect((await machine("web1")).MemoryMB).toBe(sizes.committed.apache);
   });
 });

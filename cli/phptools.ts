@@ -8,6 +8,7 @@ import * as YAML from "yaml";
 import { projectRoot } from "../components/programs";
 import { loadFleet } from "../config/load";
 import type { Fleet } from "../config/model";
+import { supportedUntil } from "../config/php-builds";
 import { ConfigError } from "../config/problems";
 import { secretNames } from "../config/schema";
 import { readFiles } from "../stacks/read";
@@ -49,6 +50,54 @@ export function buildRows(fleet: Fleet): string[][] {
   });
 }
 
+/** What a build means to its operators. */
+export interface BuildReport {
+  readonly php: string;
+  readonly release: string;
+  readonly debian: string;
+  readonly artefact: string;
+  readonly sites: readonly string[];
+  /** Last day of PHP's own security support; absent where it is not known here. */
+  readonly supportedUntil?: string;
+  /** Days until then, negative after it. */
+  readonly daysLeft?: number;
+  /** Modules that are compiled in and that no site on it declares: candidates to leave out. */
+  readonly undeclared: readonly string[];
+  /** Debian packages of the libraries that it links. */
+  readonly libraries: readonly string[];
+}
+
+const day = 86_400_000;
+
+/** Every build, who is on it, how long PHP supports it, and what of it nobody asked for. */
+export function report(fleet: Fleet, today: Date): BuildReport[] {
+  return fleet.phpBuilds.map((build) => {
+    const { version, release, debian, artefact } = build;
+    const groups = fleet.phpGroups.filter((g) => g.builds.includes(build));
+    const sites = groups.flatMap((g) => g.sites.filter((s) => s.php.version === version));
+    const declared = fleet.config.php[version];
+    // OPcache is everybody's; the module of a session store comes with the choice of it.
+    const asked = new Set(["opcache", ...sites.flatMap((s) => [...s.php.modules, s.sessions])]);
+    const end = supportedUntil[version];
+    return {
+      php: version,
+      release,
+      debian,
+      artefact,
+      sites: sites.map((s) => s.name),
+      ...(end === undefined ? {} : { supportedUntil: end, daysLeft: Math.ceil((Date.parse(end) - today.getTime()) / day) }),
+      undeclared: [...(declared?.modules ?? []), ...Object.keys(declared?.pecl ?? {})].filter((name) => !asked.has(name)).sort(),
+      libraries: build.runPackages,
+    };
+  });
+}
+
+/** How long a build is supported, in words. */
+export function supportText({ supportedUntil: end, daysLeft }: BuildReport): string {
+  if (end === undefined || daysLeft === undefined) return "not known here";
+  return daysLeft < 0 ? `ended ${end}` : `${end}, in ${daysLeft} days`;
+}
+
 const cli = new Command("phptools").description("PHP builds of a stack: what is declared, and compiling it on the fleet's builders.");
 const stackOption = ["-s, --stack <name>", "the stack"] as const;
 const configOption = ["--config-file <file>", "its configuration; default Pulumi.<stack>.yaml"] as const;
@@ -67,6 +116,21 @@ cli
   .action((options: Options) => {
     const table = new Table({ head: ["PHP", "artefact", "Debian", "groups", "sites", "modules"], style: { head: [], border: [] } });
     table.push(...buildRows(fleetOf(options.stack, configOf(options))));
+    process.stdout.write(`${table.toString()}\n`);
+  });
+
+cli
+  .command("report")
+  .description("every build: sites on it, end of PHP's security support, modules that no site declares, libraries")
+  .requiredOption(...stackOption)
+  .option(...configOption)
+  .option("--json", "for programs")
+  .action((options: Options & { readonly json?: boolean }) => {
+    const rows = report(fleetOf(options.stack, configOf(options)), new Date());
+    if (options.json) return void process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
+    const head = ["PHP", "artefact", "sites", "security support", "modules that no site declares", "libraries"];
+    const table = new Table({ head, colWidths: [6, 22, 24, 24, 32, 32], wordWrap: true, style: { head: [], border: [] } });
+    table.push(...rows.map((r) => [r.php, r.artefact, r.sites.join(" "), supportText(r), r.undeclared.join(" "), r.libraries.join(" ")]));
     process.stdout.write(`${table.toString()}\n`);
   });
 

@@ -74,6 +74,17 @@ export function resolveBuild(
   };
 }
 
+/** Last day of the PHP project's own security support, from php.net/supported-versions and php.net/eol. */
+export const supportedUntil: Readonly<Record<string, string>> = {
+  "7.4": "2022-11-28",
+  "8.0": "2023-11-26",
+  "8.1": "2025-12-31",
+  "8.2": "2026-12-31",
+  "8.3": "2027-12-31",
+  "8.4": "2028-12-31",
+  "8.5": "2029-12-31",
+};
+
 /** Whether a version such as 8.2 is the other or newer. */
 export function atLeast(version: string, other: string): boolean {
   return version.localeCompare(other, "en", { numeric: true }) >= 0;

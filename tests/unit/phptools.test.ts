@@ -1,5 +1,5 @@
-import { expect, it } from "vitest";
-import { builderTargets, buildRows } from "../../cli/phptools";
+import { describe, expect, it } from "vitest";
+import { builderTargets, buildRows, report, supportText, type BuildReport } from "../../cli/phptools";
 import { exampleFleet } from "./example";
 
 it("phptools list names each build once, with the groups and the sites on it", () => {
@@ -13,4 +13,29 @@ it("phptools build names the builders and what they stand on, and no tier that s
   const targets = builderTargets("prod").join("\n");
   expect(targets).toContain("hosting:php:PhpBuilder");
   expect(targets).not.toMatch(/ApacheTier|PhpFpmTier|LvsPair|NasExport|MoodleCluster/);
+});
+
+describe("phptools report", () => {
+  const { fleet } = exampleFleet("lab");
+  const on = (date: string): BuildReport => {
+    const [row] = report(fleet, new Date(date));
+    if (!row) throw new Error("the lab's stack has no build");
+    return row;
+  };
+
+  it("says who is on a build, and which of its modules no site declares", () => {
+    const row = on("2026-11-24");
+    expect(row.sites).toEqual(["blog", "status", "wiki"]);
+    const declared = new Set(fleet.sites.flatMap((s) => s.php.modules));
+    expect(row.undeclared.filter((name) => declared.has(name) || name === "opcache" || name === "redis")).toEqual([]);
+    expect([...row.undeclared, ...declared, "opcache"]).toEqual(expect.arrayContaining(fleet.config.php["8.2"]?.modules ?? []));
+    expect(row.libraries).toContain("libssl3");
+  });
+
+  it("says how long PHP supports it, and since when it does not", () => {
+    for (const hour of ["00:00", "23:59"]) expect(supportText(on(`2026-11-24T${hour}Z`))).toBe("2026-12-31, in 37 days");
+    expect(supportText(on("2026-12-31T12:00Z"))).toBe("2026-12-31, in 0 days");
+    expect(supportText(on("2027-01-02"))).toBe("ended 2026-12-31");
+    expect(supportText({ ...on("2026-11-24"), daysLeft: undefined } as unknown as BuildReport)).toBe("not known here");
+  });
 });

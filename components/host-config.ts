@@ -160,6 +160,9 @@ export class HostConfig extends pulumi.ComponentResource {
   }
 }
 
+/** How often a VM is asked that is booting, a second apart: less than it takes to go back by itself. */
+const bootTries = 30;
+
 /**
  * Before a gate, on a connection that is not the gate's: a VM that took its change back, because an `up`
  * was killed or a later VM failed, applies it again. What goes wrong here the gate finds, and tells.
@@ -168,8 +171,15 @@ function applyAgain(tier: string, host: Host): pulumi.ResourceHook {
   const apply = async ({ newInputs }: pulumi.ResourceHookArgs): Promise<void> => {
     const { stdin } = newInputs as { stdin: string };
     const to = await new Promise<Address>((resolve) => void host.address.apply(resolve));
-    const { status, stderr } = await run(to, `${converge} again`, stdin).catch((error: Error) => ({ status: 1, stderr: error.message }));
-    if (status !== 0) await pulumi.log.warn(`${host.name}: ${stderr.trimEnd()}`);
+    const ask = (): Promise<{ status: number; stderr: string }> =>
+      run(to, `${converge} again`, stdin).catch((error: Error) => ({ status: 1, stderr: error.message }));
+    let said = await ask();
+    // One that is still booting refuses, or is not there; one that is cut off does not answer, and is not waited for.
+    for (let tries = bootTries; tries > 0 && /ECONNREFUSED|EHOSTUNREACH/.test(said.stderr); tries--) {
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      said = await ask();
+    }
+    if (said.status !== 0) await pulumi.log.warn(`${host.name}: ${said.stderr.trimEnd()}`);
   };
   return new pulumi.ResourceHook(`${tier}-again-${host.name}`, apply);
 }

@@ -37,7 +37,7 @@ RECORDS = {
     "probe": {
         "name": (str,), "kind": (str,), "within": (int, 20), "url": (str, ""), "host": (str, ""),
         "status": (list, [200]), "contains": (str, ""), "address": (str, ""), "port": (int, 0),
-        "path": (str, ""), "argv": (list, []), "paths": (list, []), "site": (str, ""),
+        "path": (str, ""), "argv": (list, []), "paths": (list, []), "site": (str, ""), "unit": (str, ""), "children": (int, 0),
     },
 }  # fmt: skip
 SECRET_RECORDS = {"secret": {"digest": (str,), "lines": (int,)}}

@@ -129,7 +129,8 @@ def check(bundle: Bundle, now: str, changed: set[str]) -> None:
             os.makedirs(os.path.dirname(view + path), exist_ok=True)
             store.point(view + path, store.link_text(path))
         script, told = 'mount --bind "$1" "$2" && mount --bind "$3" "$4" && shift 4 && exec "$@"', "\n".join(changed).encode()
-        inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
+        # A check whose converge was killed ends too: what it started may be in the way of the next one.
+        inside = ["setpriv", "--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
         inside += [f"{view}/etc", etc, store.home(bundle.id), store.home(now)]
 
         def one(item: dict) -> str:
@@ -244,7 +245,8 @@ def prove(bundle: Bundle, changed: set[str], broken: list[str]) -> None:
         limit = time.monotonic() + probe["within"]
         while reason := problem(probe, broken):
             if time.monotonic() >= limit:
-                return f"probe {probe['name']} failed for {probe['within']} s: {reason}"
+                busy = probe["unit"] and probes.busy(probe["unit"], probe["children"])
+                return "" if busy else f"probe {probe['name']} failed for {probe['within']} s: {reason}"
             time.sleep(0.2)
         return ""
 
@@ -256,9 +258,10 @@ def prove(bundle: Bundle, changed: set[str], broken: list[str]) -> None:
 
 
 def prove_balancing(bundle: Bundle) -> None:
-    """A director's table must be what its bundle says, with every server in it that is ready."""
+    """A director's table must be what its bundle says, with every server in it that is ready; and one
+    director of them all must hold the virtual addresses."""
     limit = time.monotonic() + rollout.DIRECTOR_SECONDS
-    while found := drift.balanced(bundle, rollout.is_ready):
+    while found := drift.balanced(bundle, rollout.is_ready, rollout.live_directors):
         if time.monotonic() >= limit:
             raise Failed("\n".join(f"{each['kind']} {each['name']}: {each['what']}" for each in found))
         time.sleep(1)
@@ -317,7 +320,7 @@ def mark(old: Bundle, new: Bundle, report: Report) -> None:
     """From here on running services may read either generation."""
     settings = new.rollout or old.rollout
     since = dict.fromkeys([*store.unsettled(), old.id, new.id])
-    store.keep_open(list(since), settings and settings["confirmSeconds"], report["broken"])
+    store.keep_open(list(since), settings and settings["confirmSeconds"], report["broken"], whole=False)
 
 
 def start_watcher() -> None:
@@ -432,7 +435,7 @@ def apply(bundle: Bundle, report: Report) -> None:
         if before.id != bundle.id:
             go_back(bundle, before, changed, report)
         elif settings:
-            rollout.undrain(settings, wait=False)
+            rollout.take_requests()
         raise
     if settings:
         store.keep_open(store.unsettled(), settings["confirmSeconds"], report["broken"])
@@ -461,7 +464,7 @@ def go_back(candidate: Bundle, before: Bundle, changed: set[str], report: Report
         report["result"] = "not reverted"
         say(f"{before.id[:12]} is live again, but: {failure}")
     if settings:
-        rollout.undrain(settings, wait=False)
+        rollout.take_requests()
     report["units"] = {**attempted, **report["units"]}
 
 
@@ -485,11 +488,11 @@ def take_back(report: Report) -> None:
 def again(wanted: str, report: Report) -> None:
     """A generation that this machine left is applied again. Its gate comes over a connection of its own, so
     that a change which cuts the way to the machine fails as often as it is tried."""
-    if store.live() == wanted:
+    if store.live() == wanted and not store.cut_short():
         return
     if not os.path.isdir(store.home(wanted)):
-        raise Failed(f"generation {wanted[:12]} is not on this machine any more: change it, or run up once more")
-    say(f"{wanted[:12]} was taken back; applying it again")
+        raise Failed(f"generation {wanted[:12]} is not on this machine any more: have its config command replaced (--replace URN)")
+    say(f"{wanted[:12]} was taken back, or cut short; applying it again")
     apply(store.load(wanted), report)
 
 
@@ -497,6 +500,8 @@ def gate(wanted: str, hold: float, report: Report) -> None:
     """Prove a generation over the connection that this runs on."""
     if store.live() != wanted:
         raise Failed("the change was taken back by this machine itself: nobody reached it in time to settle it")
+    if store.cut_short():
+        raise Failed("the change was cut short before its end: the next up goes on with it")
     bundle = store.load(wanted)
     if not (settings := bundle.rollout):
         raise Failed("a bundle without a rollout record needs no gate")
@@ -507,7 +512,7 @@ def gate(wanted: str, hold: float, report: Report) -> None:
     try:
         stay_healthy(bundle, once, report["broken"])
         report.step("healthy")
-        rollout.undrain(settings)
+        rollout.undrain(settings, report["broken"])
         report.step("undrained")
         rollout.check_vip(settings)
         prove_balancing(bundle)
@@ -555,8 +560,8 @@ def reported(report: Report, work) -> int:
 def apply_verb(data: bytes) -> int:
     bundle = parse(data)
     refuse_other_host(bundle)
-    report = Report(bundle)
     with lock():
+        report = Report(bundle)
         return reported(report, lambda: apply(bundle, report))
 
 
@@ -580,7 +585,9 @@ def leave(bundle: Bundle, order: dict, report: Report) -> None:
     rollout.wait_for_peers(order["peers"], order["patience"])
     if order["peers"]:  # one that is deleted with all the others leaves nobody behind
         rollout.check_budget(settings)
-    store.keep_open(store.unsettled() or [store.live()], order["seconds"], rollout.broken_sites(settings))
+    if not store.unsettled():
+        report["broken"] = rollout.broken_sites(settings)
+    store.keep_open(store.unsettled() or [store.live()], order["seconds"], report["broken"], whole=not store.cut_short())
     start_watcher()
     try:
         rollout.drain(settings, say)
@@ -589,7 +596,7 @@ def leave(bundle: Bundle, order: dict, report: Report) -> None:
     except BaseException:
         if partnered:
             run(["systemctl", "start", *partnered], "taking over again")
-        rollout.undrain(settings, wait=False)
+        rollout.take_requests()
         settle(report)
         raise
     report["result"] = "drained"
@@ -669,7 +676,7 @@ def drift_verb(_: bytes) -> int:
         report["findings"] = [
             *drift.generation(bundle), *drift.files(bundle, store.manifest(bundle.id), store.drift(bundle.id)),
             *drift.units(bundle), *drift.sysctls(bundle), *drift.mounts(bundle), *drift.addresses(bundle),
-            *drift.accounts(bundle), *drift.balanced(bundle, rollout.is_ready), *drift.sealed(bundle),
+            *drift.accounts(bundle), *drift.balanced(bundle, rollout.is_ready, rollout.live_directors), *drift.sealed(bundle),
         ]  # fmt: skip
     print(json.dumps(report))
     return 2 if report["findings"] else 0

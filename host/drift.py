@@ -19,6 +19,7 @@ import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
 
@@ -73,7 +74,7 @@ def contents(directory: str) -> dict[str, str]:
     found = {}
     for place in below(directory):
         path = os.path.relpath(place, directory)
-        if path in (SEAL, f"{SEAL}.part") or "__pycache__" in path:
+        if path in (SEAL, f"{SEAL}.part") or (directory == SEALED[0] and "__pycache__" in path):
             continue
         if os.path.islink(place):
             found[path] = f"-> {os.readlink(place)}"
@@ -318,13 +319,16 @@ def schedulers() -> dict[str, str]:
     return {rule[2]: rule[3].strip().removeprefix("-s ") for rule in rules if rule[:2] == ["-A", "-t"]}
 
 
-def balanced(bundle, ready) -> list[dict]:
-    """`ready` tells whether a server's responder would have requests sent there."""
+def balanced(bundle, ready, live) -> list[dict]:
+    """`ready` tells whether a server's responder would have requests sent there, `live` which directors hold
+    the virtual addresses."""
     wanted = {entry["name"]: entry for entry in bundle.services}
     if not wanted:
         return []
     idle, have, spread = [], ipvs.table(), schedulers()
     found = strays("ipvs", wanted, have)
+    if len(holders := live(bundle.rollout)) != 1:
+        found.append(finding("address", "virtual addresses", f"held by {' and '.join(holders) or 'no director'}, should be by one"))
     for service in sorted(wanted.keys() & have.keys()):
         # A generation from before the scheduler was in the bundle says none.
         scheduler, servers = wanted[service]["scheduler"], wanted[service]["servers"]
@@ -338,7 +342,10 @@ def balanced(bundle, ready) -> list[dict]:
             elif not weight:
                 idle.append((service, server))
     # Weight 0 is the balancer's answer to a server that is not ready, unless that server is.
-    suspects = [(service, server) for service, server in idle if ready(bundle.rollout, server)]
+    asleep = sorted({server for _, server in idle})
+    with ThreadPoolExecutor(16) as pool:
+        awake = dict(zip(asleep, pool.map(lambda server: ready(bundle.rollout, server), asleep)))
+    suspects = [(service, server) for service, server in idle if awake[server]]
     if suspects:
         time.sleep(SETTLE_SECONDS)
         have = ipvs.table()

@@ -54,7 +54,6 @@ import probes
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 DRAIN = f"{ROOT}/run/fleet/drain"
 UNITS = f"{ROOT}/run/systemd/units"
-GROUPS = f"{ROOT}/sys/fs/cgroup/system.slice"
 CHECK_SECONDS, CACHE_SECONDS, ANSWER_SECONDS, STALE_SECONDS = 1.0, 0.5, 0.3, 3.0
 SITE_SECONDS = 4.0  # for a site's FPM: a child must become free, or be born
 PATIENCE = {"fastcgi": SITE_SECONDS + CHECK_SECONDS}
@@ -92,8 +91,8 @@ def holds(address: str) -> bool:
 
 
 def is_live(vips: list[str]) -> bool:
-    """Whether this director holds the virtual addresses."""
-    return any(holds(vip) for vip in vips)
+    """Whether this director holds the virtual addresses, all of them."""
+    return all(holds(vip) for vip in vips)
 
 
 def door_problem(door: str) -> str:
@@ -172,25 +171,21 @@ def check_tcp(check: dict) -> str:
     return probes.tcp_problem(check["address"], check["port"], CHECK_SECONDS)
 
 
-def busy(check: dict) -> bool:
-    """Whether all children of a pool are at work, beside their master. Their number is the kernel's."""
-    try:
-        with open(f"{GROUPS}/{check['unit']}/pids.current", encoding="ascii") as count:
-            return int(count.read()) > check["children"]
-    except OSError:
-        return False
-
-
 def check_fastcgi(check: dict) -> str:
-    place = check["address"], check["port"]
-    if not runs(check["unit"]):
-        return "" if place in listening() else "nobody listens on {}:{}".format(*place)
     try:
-        return probes.fastcgi_problem(*place, check["path"], "pong", SITE_SECONDS)
+        return probes.fastcgi_problem(check["address"], check["port"], check["path"], "pong", SITE_SECONDS)
     except TimeoutError:
-        if busy(check):
+        if probes.busy(check["unit"], check["children"]):
             return ""
         raise
+
+
+def sleeping(checks: list[dict]) -> dict[str, str]:
+    """Sites whose service does not run, and what is wrong with each: many of them cost one look."""
+    asleep = [check for check in checks if check["kind"] == "fastcgi" and not runs(check["unit"])]
+    held = listening() if asleep else set()
+    places = {check["name"]: (check["address"], check["port"]) for check in asleep}
+    return {name: "" if place in held else "nobody listens on {}:{}".format(*place) for name, place in places.items()}
 
 
 def check_address(check: dict) -> str:
@@ -238,7 +233,7 @@ class Health:
 
     def __init__(self, config: dict):
         self.turn, self.results = threading.Lock(), {}
-        self.asked: dict[str, tuple[Future, float]] = {}
+        self.asked: dict[str, tuple[Future, list[float]]] = {}  # the list: when it was begun, once it is
         # Sites have workers of their own: many busy ones must not keep the machine's checks waiting.
         self.pool, self.site_pool, self.lookers = (ThreadPoolExecutor(n) for n in (WORKERS, WORKERS, 2))
         self.probers: dict[str, MountProber] = {}
@@ -254,7 +249,8 @@ class Health:
                 if check["kind"] == "mount":
                     self.probers.setdefault(check["path"], MountProber())
 
-    def run(self, check: dict) -> str:
+    def run(self, check: dict, begun: list[float]) -> str:
+        begun.append(time.monotonic())
         try:
             if check["kind"] == "mount":
                 return self.probers[check["path"]].ask(check["path"])
@@ -275,25 +271,28 @@ class Health:
         return self.results
 
     def look_now(self, checks: list[dict], asked: dict) -> None:
-        for check in checks:
+        results = sleeping(checks)
+        awake = [check for check in checks if check["name"] not in results]
+        for check in awake:
             if check["name"] not in asked:
-                pool = self.site_pool if check["name"] in self.sites else self.pool
-                asked[check["name"]] = pool.submit(self.run, check), time.monotonic()
+                pool, begun = self.site_pool if check["name"] in self.sites else self.pool, []
+                asked[check["name"]] = pool.submit(self.run, check, begun), begun
         wait([look for look, _ in asked.values()], CHECK_SECONDS)
-        results = {check["name"]: self.result(check, asked) for check in checks}
+        results |= {check["name"]: self.result(check, asked) for check in awake}
         with self.turn:
             if checks is self.checks:  # no other configuration came in between
                 self.results, self.seen = results, time.monotonic()
 
     def result(self, check: dict, asked: dict) -> str:
-        """What a check found; while it has not answered and may still, what it found before."""
+        """What a check found; while a site has not answered and may still, what it found before: nothing wrong,
+        where it has not been asked before. One that waits for its turn has not been asked yet."""
         name, patience = check["name"], PATIENCE.get(check["kind"], CHECK_SECONDS)
-        look, since = asked[name]
+        look, begun = asked[name]
         if look.done():
             del asked[name]
             return look.result()
-        late = f"no answer for {patience:g} s"
-        return self.results.get(name, late) if time.monotonic() - since < patience else late
+        waits = patience > CHECK_SECONDS and (not begun or time.monotonic() - begun[0] < patience)
+        return self.results.get(name, "") if waits else f"no answer for {patience:g} s"
 
     def answer(self) -> tuple[int, dict]:
         results, drained = self.look(), os.path.exists(DRAIN)

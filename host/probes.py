@@ -6,6 +6,7 @@ They raise OSError or http.client.HTTPException when there is no answer at all.
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import ssl
 import struct
@@ -13,8 +14,13 @@ import time
 from urllib.parse import urlsplit
 
 
-def http_answer(url: str, host: str, seconds: float) -> tuple[int, str]:
-    """Status and body of a GET of a url as the vhost `host` (empty: the url's own name)."""
+GROUPS = os.environ.get("FLEET_ROOT", "").rstrip("/") + "/sys/fs/cgroup/system.slice"  # tests: a directory that stands for /
+MOST_BYTES = 1 << 20  # of a body
+
+
+def http_answer(url: str, host: str, seconds: float) -> tuple[int, http.client.HTTPMessage, str]:
+    """Status, headers and body of a GET of a url as the vhost `host` (empty: the url's own name). Of a body that
+    comes in drops, what came within the seconds."""
     parts = urlsplit(url)
     secure, name = parts.scheme == "https", host or parts.hostname
     connection = http.client.HTTPConnection(parts.hostname, parts.port or (443 if secure else 80), timeout=seconds)
@@ -26,13 +32,16 @@ def http_answer(url: str, host: str, seconds: float) -> tuple[int, str]:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", target, headers={"Host": name, "User-Agent": "fleet-probe"})
         answer = connection.getresponse()
-        return answer.status, answer.read(1 << 20).decode("utf-8", "replace")
+        body, limit = b"", time.monotonic() + seconds
+        while len(body) < MOST_BYTES and time.monotonic() < limit and (chunk := answer.read1(1 << 16)):
+            body += chunk
+        return answer.status, answer.headers, body.decode("utf-8", "replace")
     finally:
         connection.close()
 
 
 def http_problem(url: str, host: str, status: list[int], contains: str, seconds: float) -> str:
-    have, body = http_answer(url, host, seconds)
+    have, _, body = http_answer(url, host, seconds)
     if have not in status:
         return f"status {have}, expected {status}"
     return "" if contains in body else f"the answer does not contain {contains!r}"
@@ -66,3 +75,12 @@ def fastcgi_problem(address: str, port: int, path: str, contains: str, seconds: 
     if not answer:
         return "no answer"
     return "" if contains.encode() in answer else f"the answer does not contain {contains!r}"
+
+
+def busy(unit: str, children: int) -> bool:
+    """Whether all children of a site's pool are at work, beside their master. Their number is the kernel's."""
+    try:
+        with open(f"{GROUPS}/{unit}/pids.current", encoding="ascii") as count:
+            return int(count.read()) > children
+    except OSError:
+        return False

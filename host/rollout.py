@@ -39,12 +39,19 @@ def failing_checks(place: str) -> tuple[dict[str, str], dict[str, str]] | None:
     answer = ask(place, "/ready", (200, 503))
     parts = [answer.get(part, {}) for part in ("checks", "sites")]
     own, sites = ({name: reason for name, reason in part.items() if reason != "ok"} for part in parts)
+    if answer and "sites" not in answer:  # a responder of before has them among its checks
+        return {}, own
     return (own, sites) if answer else None
 
 
 def broken_sites(settings: dict) -> list[str]:
     """Sites that fail now, whatever is changed next."""
     return sorted((failing_checks(settings["responder"]) or ({}, {}))[1])
+
+
+def live_directors(settings: dict) -> list[str]:
+    """Directors that hold the VIPs, by their own word."""
+    return [place for place in settings["balancers"] if ask(place, "/balancer").get("live")]
 
 
 def table_now(settings: dict) -> dict | None:
@@ -150,18 +157,26 @@ def drain(settings: dict, say) -> None:
         time.sleep(0.2)
 
 
-def undrain(settings: dict, wait: bool = True) -> None:
-    """Take requests again, and wait until the live director sends them. Where no director is live yet, as in
-    the first hour of a fleet, a machine that was not drained has nobody to wait for."""
+def take_requests() -> bool:
+    """End a drain; whether there was one."""
     was_drained = drained()
     if was_drained:
         os.unlink(DRAIN)
-    if not wait:
-        return
+    return was_drained
+
+
+def undrain(settings: dict, broken: list[str]) -> None:
+    """Take requests again, and wait until the live director sends them. Where no director is live yet, as in
+    the first hour of a fleet, a machine that was not drained has nobody to wait for; nor has one all of
+    whose sites failed before the change."""
+    was_drained = take_requests()
     limit = time.monotonic() + DIRECTOR_SECONDS
     while True:
         table = live_table(settings) if was_drained and settings["services"] else table_now(settings)
         if table is None or all(entry["weight"] for entry in own_entries(settings, table).values()):
+            return
+        own, sites = failing_checks(settings["responder"]) or ({}, {})
+        if sites and not own and set(sites) <= set(broken) and not ask(settings["responder"], "/ready"):
             return
         if time.monotonic() >= limit:
             raise Failed(f"the live director does not send requests here again within {DIRECTOR_SECONDS:g} s")

@@ -130,7 +130,7 @@ def live() -> str:
 def open_change() -> dict:
     """The change that is not settled yet: `generations` that running services may have read, the last
     proved one first; when the machine goes back by itself (`deadline`, in the clock of `boot`); and the sites that
-    failed before it (`broken`). {} when there is none."""
+    failed before it (`broken`). `whole`: nothing of it is still to be done. {} when there is none."""
     try:
         with open(UNSETTLED, encoding="utf-8") as source:
             return json.load(source)
@@ -147,12 +147,17 @@ def boot() -> str:
         return source.read().strip()
 
 
-def keep_open(generations: list[str], seconds: float | None, broken: list[str], held: bool = False) -> None:
+def keep_open(generations: list[str], seconds: float | None, broken: list[str], held: bool = False, whole: bool = True) -> None:
     """Note a change as not settled; with `seconds`, the machine goes back after them unless it is settled.
     `broken`: the sites that failed before it. `held`: it is proved, and waits for others."""
     deadline = None if seconds is None else clock() + seconds
-    change = {"generations": generations, "boot": boot(), "deadline": deadline, "broken": broken, "held": held}
+    change = {"generations": generations, "boot": boot(), "deadline": deadline, "broken": broken, "held": held, "whole": whole}
     write(UNSETTLED, json.dumps(change).encode())
+
+
+def cut_short() -> bool:
+    """Whether an apply ended before its end: services may have read another generation than the live one."""
+    return not open_change().get("whole", True)
 
 
 def clock() -> float:

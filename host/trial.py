@@ -3,18 +3,20 @@
 
     trial.py sites LIVE TRIAL  on an Apache VM, whose HTTPS port is LIVE: start the candidate on port TRIAL,
                                and ask it for the front page of sites; one that works now must work then
-    trial.py servers           on a director: ask the new checks of every server that takes requests now
+    trial.py servers           on a director: the candidate must balance every service, and its checks must
+                               pass on every server that takes requests now
 
 converge runs it where /etc is the candidate's, with the changed paths on standard input, one a line.
-It says what would get worse; exit status 1 then. /etc/fleet/sites.json names the host of each site.
+It says what would get worse; exit status 1 then. /etc/fleet/sites.json names the host of each site,
+/etc/fleet/balancing.json the virtual addresses, and the servers of each `vip:port`.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import math
 import os
+import random
 import re
 import socket
 import subprocess
@@ -23,6 +25,8 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
 
@@ -30,37 +34,62 @@ import ipvs
 import probes
 
 ETC = os.environ.get("FLEET_ROOT", "").rstrip("/") + "/etc"  # tests: a directory that stands for /
-APACHE = ["apache2", "-D", "trial", "-D", "FOREGROUND", "-f", f"{ETC}/apache2/fleet.conf"]
+# It ends with this program, however that ends.
+APACHE = ["setpriv", "--pdeathsig", "TERM", "apache2", "-D", "trial", "-D", "FOREGROUND", "-f", f"{ETC}/apache2/fleet.conf"]
+WIDE = ("/etc/apache2/", "/etc/fleet/tls/")  # what every site stands on
 MOST_SITES = 20  # a front page wakes its site, and costs what a visitor costs
-START_SECONDS, PAGE_SECONDS = 10, 10.0
+START_SECONDS, PAGE_SECONDS = 10, 5.0
 TRIES = 3  # a second apart: what fails by chance must not stop a change
-REAL_SERVER = re.compile(r"real_server (\S+) .*?path (\S+).*?status_code (\d+).*?connect_port (\d+)", re.DOTALL)
+GROUP = re.compile(r"^virtual_server_group (\S+) \{(.*?)^\}", re.DOTALL | re.MULTILINE)
+SERVICE = re.compile(r"^virtual_server group (\S+) \{(.*?)^\}", re.DOTALL | re.MULTILINE)
+REAL_SERVER = re.compile(
+    r"real_server (\S+) \{\s+weight [1-9].*?path (\S+).*?status_code (\d+).*?connect_port (\d+)", re.DOTALL
+)
 
 
 def chosen(hosts: dict[str, str], changed: set[str]) -> list[str]:
-    """Sites to ask: those whose vhost changes, otherwise all; evenly chosen where they are many."""
-    names = sorted(name for name in hosts if f"/etc/fleet/vhosts/{name}.conf" in changed) or sorted(hosts)
-    return names[:: math.ceil(len(names) / MOST_SITES)] if names else []
+    """Sites to ask: those whose vhost changes, and the others where what all stand on does; some of many."""
+    own = {name for name in hosts if f"/etc/fleet/vhosts/{name}.conf" in changed}
+    others = sorted(hosts.keys() - own) if any(path.startswith(WIDE) for path in changed) else []
+    first = random.sample(sorted(own), min(len(own), MOST_SITES))
+    return first + random.sample(others, min(len(others), MOST_SITES - len(first)))
 
 
-def front_page(host: str, port: int) -> int | None:
-    """Status of a site's front page; None where there is no answer."""
+@dataclass(frozen=True)
+class Page:
+    """What a front page amounts to; status 0 is no answer."""
+
+    status: int = 0
+    location: str = ""
+    source: bool = False  # PHP's own text, instead of what it does
+
+    def __str__(self) -> str:
+        said = f"{self.status or 'nothing'}{f' to {self.location}' if self.location else ''}"
+        return f"{said} with PHP source" if self.source else said
+
+
+def front_page(host: str, port: int) -> Page:
     try:
-        return probes.http_answer(f"https://127.0.0.1:{port}/", host, PAGE_SECONDS)[0]
+        status, headers, body = probes.http_answer(f"https://127.0.0.1:{port}/", host, PAGE_SECONDS)
     except (OSError, http.client.HTTPException):
-        return None
+        return Page()
+    return Page(status, headers.get("Location", ""), "<?php" in body)
+
+
+def works(page: Page, host: str) -> bool:
+    target = urlsplit(page.location)
+    loops = bool(page.location) and (target.scheme, target.hostname) == ("https", host) and target.path in ("", "/")
+    return page.status not in (0, 403, 404) and page.status < 500 and not loops and not page.source
 
 
 def site_problem(name: str, host: str, live: int, trial: int) -> str:
-    now = front_page(host, live)
-    if now is None or now == 404 or now >= 500:
-        return ""  # it does not work: it cannot get worse
-    for _ in range(TRIES):
-        then = front_page(host, trial)
-        if then == now or (then is not None and (then < 400 or then == 401)):
+    """What fails now cannot get worse, be it before or after the candidate was asked."""
+    for again in range(TRIES):
+        time.sleep(1 if again else 0)
+        now, then = front_page(host, live), front_page(host, trial)
+        if works(then, host) or not works(now, host):
             return ""
-        time.sleep(1)
-    return f"{name} ({host}) answers {now} now, and would answer {then or 'nothing'}"
+    return f"{name} ({host}) answers {now} now, and would answer {then}"
 
 
 @contextmanager
@@ -100,7 +129,9 @@ def sites(changed: set[str], live: int, trial: int) -> list[str]:
     with open(f"{ETC}/fleet/sites.json", encoding="utf-8") as source:
         hosts = json.load(source)
     names = chosen(hosts, changed)
-    with candidate(trial), ThreadPoolExecutor(8) as pool:
+    if not names:
+        return []
+    with candidate(trial), ThreadPoolExecutor(MOST_SITES) as pool:
         return list(pool.map(lambda name: site_problem(name, hosts[name], live, trial), names))
 
 
@@ -118,12 +149,32 @@ def server_problem(server: str, path: str, status: str, port: str) -> str:
     return f"{server} takes requests now, and its new check ({path}, port {port}) fails: {problem}"
 
 
+def lacking(text: str, wanted: dict) -> list[str]:
+    """What the candidate's keepalived.conf does not balance and should."""
+    groups = {name: re.findall(r"(\S+) (\d+)$", body, re.MULTILINE) for name, body in GROUP.findall(text)}
+    balanced: dict[str, set[str]] = {}
+    for name, body in SERVICE.findall(text):
+        servers = {server for server, *_ in REAL_SERVER.findall(body)} if "lvs_method DR\n" in body else set()
+        for vip, port in groups.get(name, []):
+            balanced[f"{vip}:{port}"] = servers
+    [addresses] = re.findall(r"virtual_ipaddress \{(.*?)\}", text, re.DOTALL) or [""]
+    held = {word.partition("/")[0] for word in addresses.split()}
+    found = [f"nobody would hold {vip}" for vip in wanted["vips"] if vip not in held]
+    for service, servers in wanted["services"].items():
+        missing = sorted(set(servers) - balanced.get(service, set()))
+        found += [f"{service} would not be balanced to {', '.join(missing)}"] if missing else []
+    return found
+
+
 def servers() -> list[str]:
-    """What the checks of the candidate would do to the servers of the live one."""
+    """What the candidate would not balance, and what its checks would do to the servers of the live one."""
     with open(f"{ETC}/keepalived/fleet.conf", encoding="utf-8") as source:
-        checks = sorted(set(REAL_SERVER.findall(source.read())))
+        text = source.read()
+    with open(f"{ETC}/fleet/balancing.json", encoding="utf-8") as source:
+        found = lacking(text, json.load(source))
+    checks = sorted(set(REAL_SERVER.findall(text)))
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(lambda check: server_problem(*check), checks))
+        return found + list(pool.map(lambda check: server_problem(*check), checks))
 
 
 def main() -> int:

@@ -80,6 +80,9 @@ export interface Probe {
   readonly paths?: readonly string[];
   /** Site that it asks; one that failed before the change is not asked. @default none */
   readonly site?: string;
+  /** Service of that site and how many children its pool has: one whose children are all at work is busy, not broken. */
+  readonly unit?: string;
+  readonly children?: number;
   /** Seconds within which it must succeed. */
   readonly within: number;
 }

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import types
 import unittest
 
 from .machine import HOST, Machine, bundle, file, record
@@ -235,7 +236,7 @@ class Balancer(unittest.TestCase):
             self.addCleanup(setattr, module, name, getattr(module, name))
             setattr(module, name, value)
 
-    def found(self, table=TABLE, rules=RULES, ready=False, scheduler="mh -b mh-fallback,mh-port"):
+    def found(self, table=TABLE, rules=RULES, ready=False, scheduler="mh -b mh-fallback,mh-port", live=("a",)):
         self.machine.write("/proc/net/ip_vs", table)
         self.rules = rules
 
@@ -243,7 +244,20 @@ class Balancer(unittest.TestCase):
             services = ({"name": "10.0.0.1:80", "scheduler": scheduler, "servers": ["10.0.0.2", "10.0.0.3"]},)
             rollout = {}
 
-        return [(each["name"], each["what"]) for each in drift.balanced(Bundle, lambda _, server: ready)]
+        return [(each["name"], each["what"]) for each in drift.balanced(Bundle, lambda *_: ready, lambda _: live)]
+
+    def test_virtual_addresses_that_no_director_holds_or_two_do_are_found(self):
+        self.assertEqual([("virtual addresses", "held by no director, should be by one")], self.found(live=()))
+        self.assertEqual([("virtual addresses", "held by a and b, should be by one")], self.found(live=("a", "b")))
+
+    def test_a_server_that_is_out_of_many_services_is_asked_once(self):
+        lines = "".join(f"TCP  0A000001:{port:04X} mh\n  -> 0A000003:{port:04X}      Route   0      0          0\n" for port in range(100))
+        self.machine.write("/proc/net/ip_vs", lines)
+        services = [{"name": f"10.0.0.1:{port}", "scheduler": "", "servers": ["10.0.0.3"]} for port in range(100)]
+        bundle, asked = types.SimpleNamespace(services=services, rollout={}), []
+        self.rules = ""
+        self.assertEqual([], drift.balanced(bundle, lambda _, server: asked.append(server), lambda _: ["a"]))
+        self.assertEqual(["10.0.0.3"], asked)
 
     def test_the_table_that_the_fleet_wants_is_no_difference(self):
         self.assertEqual([], self.found())

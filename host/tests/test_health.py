@@ -216,11 +216,36 @@ class Looking(unittest.TestCase):
 
     def test_many_sites_that_hang_do_not_hold_the_machines_own_checks_up_and_a_check_that_breaks_fails(self):
         broken = mock.Mock(side_effect=ValueError("broken"))
-        with mock.patch.dict(health.CHECKS, fastcgi=lambda check: time.sleep(2), fine=lambda check: "", odd=broken):
-            sites = [{"name": str(n), "kind": "fastcgi"} for n in range(2 * health.WORKERS)]
+        awake = mock.patch.object(health, "runs", lambda unit: True)
+        with awake, mock.patch.dict(health.CHECKS, fastcgi=lambda check: time.sleep(2), fine=lambda check: "", odd=broken):
+            sites = [{"name": str(n), "kind": "fastcgi", "unit": "x"} for n in range(2 * health.WORKERS)]
             looker = health.Health({"checks": [*sites, {"name": "n", "kind": "fine"}, {"name": "o", "kind": "odd"}]})
             seen = looker.look()
             self.assertEqual(("", "broken"), (seen["n"], seen["o"]))
+
+    def test_sites_that_wait_for_their_turn_or_sleep_are_not_at_fault_however_many_hang(self):
+        def hangs(check):
+            time.sleep(1.3)
+            return "timed out"
+
+        site = {"kind": "fastcgi", "address": "127.0.0.1", "port": 9}
+        asleep = [{"name": f"asleep{n}", "unit": "asleep", **site} for n in range(20)]
+        hanging = [{"name": f"hangs{n}", "unit": "awake", **site} for n in range(6)]
+        with (
+            mock.patch.object(health, "runs", lambda unit: unit == "awake"),
+            mock.patch.object(health, "listening", lambda: {("127.0.0.1", 9)}),
+            mock.patch.object(health, "WORKERS", 2),
+            mock.patch.dict(health.CHECKS, fastcgi=hangs),
+            mock.patch.dict(health.PATIENCE, fastcgi=1.5),
+        ):
+            looker = health.Health({"checks": [*asleep, *hanging]})
+            self.assertEqual({""}, set(looker.look().values()))
+            deadline = time.monotonic() + 8
+            while (seen := looker.look())["hangs5"] == "" and time.monotonic() < deadline:
+                self.assertEqual({""}, {said for name, said in seen.items() if name.startswith("asleep")})
+                self.assertLessEqual(set(seen.values()), {"", "timed out"})
+                time.sleep(0.3)
+            self.assertEqual("timed out", seen["hangs5"])
 
     def test_a_busy_site_is_at_fault_when_its_patience_is_over_and_asked_once_meanwhile(self):
         asked, release = [], threading.Event()
@@ -231,8 +256,9 @@ class Looking(unittest.TestCase):
                 release.wait(5)
             return ""
 
-        site = {"name": "site", "kind": "fastcgi"}
-        with mock.patch.dict(health.CHECKS, fastcgi=busy), mock.patch.dict(health.PATIENCE, fastcgi=1.7):
+        site = {"name": "site", "kind": "fastcgi", "unit": "x"}
+        awake = mock.patch.object(health, "runs", lambda unit: True)
+        with awake, mock.patch.dict(health.CHECKS, fastcgi=busy), mock.patch.dict(health.PATIENCE, fastcgi=1.7):
             looker = health.Health({"checks": [site]})
             seen = [looker.look()["site"]]
             for _ in range(2):
@@ -254,7 +280,7 @@ class Looking(unittest.TestCase):
             site = {"address": "127.0.0.1", "port": held.getsockname()[1], "path": "/ping", "unit": "a.service", "children": 2}
             with (
                 mock.patch.object(health, "runs", lambda unit: True),
-                mock.patch.object(health, "GROUPS", str(machine.root)),
+                mock.patch.object(health.probes, "GROUPS", str(machine.root)),
                 mock.patch.object(health, "SITE_SECONDS", 0.1),
             ):
                 machine.write("/a.service/pids.current", "3\n")

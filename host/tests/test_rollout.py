@@ -27,7 +27,8 @@ class Director(http.server.BaseHTTPRequestHandler):
         if self.path == "/ready":
             self.send_response(200 if state.peer_ready else 503)
             self.end_headers()
-            self.wfile.write(json.dumps({"ready": 1, "checks": {}, "sites": state.sites}).encode())
+            parts = {"checks": state.sites} if state.old else {"checks": {}, "sites": state.sites}
+            self.wfile.write(json.dumps({"ready": 1, **parts}).encode())
             return
         if self.path == "/through":
             self.send_response(200)
@@ -39,7 +40,8 @@ class Director(http.server.BaseHTTPRequestHandler):
         state.asked.append(own["weight"])
         state.late -= 1
         servers = {"10.77.0.21": own, **state.others}
-        body = json.dumps({"live": state.live, "services": {WEB: servers}}).encode()
+        live = state.live and (state.both or self.headers["Host"] == state.director)
+        body = json.dumps({"live": live, "services": {WEB: servers}}).encode()
         self.send_response(200)
         self.end_headers()
         self.wfile.write(body)
@@ -52,6 +54,8 @@ class RollingOut(OnAMachine):
     def setUp(self):
         super().setUp()
         self.live, self.active, self.asked, self.peer_ready = True, 0, [], True
+        self.old = False  # its responder is one of before
+        self.both = False  # both directors hold the VIPs
         self.sites = {}  # as the machine's own responder sees them
         self.late = 0  # answers until the director has noticed that the machine is ready
         self.others = {"10.77.0.22": {"weight": 1, "active": 0}}
@@ -215,6 +219,30 @@ class Gate(RollingOut):
         self.gate(second)
         self.assertEqual(("two", False, False), (self.word(), self.unsettled(), self.flag.exists()))
 
+    def test_one_that_is_killed_while_it_is_applied_again_passes_no_gate_and_is_finished_by_the_next(self):
+        for step in ("marked", "switched", "unlinked", "actions", "units"):
+            with self.subTest(step=step):
+                self.setUp()
+                self.first()
+                second = self.machine.report(self.text("two", confirm=0))["generation"]
+                self.machine.run("converge.py", "watch")
+                given = json.dumps({"generation": second, "holdSeconds": 0})
+                killed = self.machine.run("converge.py", "again", given=given, FLEET_KILL_AT=step)
+                self.assertEqual(-signal.SIGKILL, killed.returncode)
+                self.assertIn("cut short" if self.word() == "two" else "taken back", self.gate(second, expect=1)[1])
+                self.machine.calls()
+                self.gate(second, verb="again")
+                self.assertIn("restart web.service", self.machine.calls())
+                self.assertEqual("settled", self.gate(second)[0]["result"])
+
+    def test_what_failed_before_is_remembered_for_one_that_leaves_in_mid_change(self):
+        self.first()
+        self.gate(self.machine.report(self.text("two"))["generation"], hold=60)
+        self.sites = {"blog": "broken"}
+        given = json.dumps({"peers": [], "seconds": 60, "patience": 1})
+        self.assertEqual(0, self.machine.run("converge.py", "leave", given=given).returncode)
+        self.assertEqual([], json.loads(self.machine.read("/var/lib/fleet/unsettled"))["broken"])
+
     def test_a_live_generation_is_not_applied_again_and_one_that_is_gone_is_told(self):
         first = self.first()
         second = self.machine.report(self.text("two"))["generation"]
@@ -293,6 +321,45 @@ class Gate(RollingOut):
         self.machine.write("/proc/net/ip_vs", "TCP  0A4D0064:0050 mh\n  -> 7F000001:0050      Route   1      0          0\n")
         third = self.machine.report(self.text("three", servers))["generation"]
         self.assertEqual("settled", self.gate(third)[0]["result"])
+
+    def test_a_director_after_whose_change_nobody_holds_the_virtual_addresses_or_both_do_goes_back(self):
+        self.first()
+        self.machine.program("ipvsadm", "#!/bin/sh\n")
+        self.machine.write("/proc/net/ip_vs", "TCP  0A4D0064:0050 mh\n  -> 7F000001:0050      Route   1      0          0\n")
+        servers = record("service", name=WEB, servers=["127.0.0.1"])
+        for word, live, both, held in (("two", False, False, "no director"), ("three", True, True, "127.0.0.1:")):
+            generation = self.machine.report(self.text(word, servers, restart=[], reload=["/etc/web.conf"]))["generation"]
+            self.live, self.both = live, both
+            said = self.gate(generation, expect=1, FLEET_DIRECTOR_SECONDS="1")[1]
+            self.assertIn(f"address virtual addresses: held by {held}", said)
+            self.live, self.both = True, False
+            self.assertEqual("one", self.word())
+
+    def test_a_site_that_is_busy_after_a_change_of_its_own_is_not_broken(self):
+        self.first()
+        asks = record(
+            "probe", name="blog", kind="exec", within=0, argv=["/usr/bin/grep", "-q", "one", str(self.machine.root / "etc/web.conf")],
+            site="blog", paths=["/etc/web.conf"], unit="blog.service", children=4,
+        )  # fmt: skip
+        count = "/sys/fs/cgroup/system.slice/blog.service/pids.current"
+        self.machine.write(count, "4\n")
+        self.assertIn("probe blog failed", self.failure(self.text("two", asks)))
+        self.machine.write(count, "5\n")
+        self.machine.report(self.text("two", asks))
+
+    def test_a_machine_all_of_whose_sites_failed_before_may_be_changed(self):
+        self.first()
+        self.sites, self.peer_ready, self.late = {"blog": "broken"}, False, 99
+        second = self.machine.report(self.text("two", restart=[], reload=["/etc/web.conf"]))["generation"]
+        self.assertEqual("settled", self.gate(second, FLEET_DIRECTOR_SECONDS="1")[0]["result"])
+        third = self.machine.report(self.text("three", restart=[], reload=["/etc/web.conf"]))["generation"]
+        self.sites["more"] = "broken"
+        self.assertIn("does not send requests here again", self.gate(third, expect=1, FLEET_DIRECTOR_SECONDS="1")[1])
+
+    def test_a_responder_of_before_names_its_broken_sites_among_its_checks(self):
+        self.first()
+        self.old, self.sites = True, {"blog": "broken"}
+        self.assertEqual(["blog"], self.machine.report(self.text("two"))["broken"])
 
 
 class Leaving(RollingOut):

@@ -1,10 +1,13 @@
 """What a trial tells before a candidate goes live. Small web servers stand for Apache and for real servers."""
 
+import contextlib
 import http.server
 import json
+import os
 import ssl
 import subprocess
 import sys
+import time
 import unittest
 from unittest import mock
 
@@ -20,8 +23,11 @@ if statuses is None:
     sys.exit("AH00558: no such directive")
 class Site(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(statuses[self.headers["Host"]])
+        status, location, body = statuses[self.headers["Host"]]
+        self.send_response(status)
+        self.send_header("Location", location) if location else None
         self.end_headers()
+        self.wfile.write(body.encode())
     def log_message(self, *_): pass
 server = http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Site)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -29,7 +35,31 @@ context.load_cert_chain("ROOT/pair.pem")
 server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 server.serve_forever()
 """
-CHECK = "    real_server {0} {{\n        HTTP_GET {{\n url {{\n path {1}\n status_code 200\n }}\n connect_port {2}\n }}\n }}\n"
+KEEPALIVED = """vrrp_instance fleet {{
+    virtual_ipaddress {{
+        {vip}/32 dev eth0
+    }}
+}}
+
+virtual_server_group web {{
+    10.77.0.100 {port80}
+}}
+
+virtual_server group web {{
+    lvs_method {method}
+
+    real_server {server} {{
+        weight {new}
+        HTTP_GET {{
+            url {{
+                path {path}
+                status_code 200
+            }}
+            connect_port {port}
+        }}
+    }}
+}}
+"""
 
 
 class Trial(unittest.TestCase):
@@ -66,9 +96,11 @@ class Sites(Trial):
         self.machine.program("apache2", APACHE.replace("ROOT", str(self.machine.root)).replace("PORT", self.ports[1]))
 
     def ask(self, now, then, *changed):
+        changed = changed or ["/etc/apache2/fleet.conf"]
         self.live.update({f"{name}.test": status for name, status in now.items()})
         self.machine.write("/etc/fleet/sites.json", json.dumps({name: f"{name}.test" for name in now}))
-        candidate = {f"{name}.test": status for name, status in then.items()} if then is not None else None
+        pages = {name: page if isinstance(page, tuple) else (page, "", "") for name, page in (then or {}).items()}
+        candidate = {f"{name}.test": page for name, page in pages.items()} if then is not None else None
         self.machine.write("/candidate.json", json.dumps(candidate))
         return self.run_trial("sites", *self.ports, changed=changed)
 
@@ -78,6 +110,14 @@ class Sites(Trial):
             code, said = self.ask({"a": 200, "b": 200}, {"a": status, "b": 200})
             self.assertEqual((1, f"a (a.test) answers 200 now, and would answer {status}"), (code, said))
 
+    def test_a_page_that_sends_back_to_itself_or_shows_its_php_does_not_work(self):
+        self.assertEqual(0, self.ask({"a": 200}, {"a": (301, "https://a.test/start", "")})[0])
+        self.assertEqual(0, self.ask({"a": 200}, {"a": (301, "https://www.a.test/", "")})[0])
+        code, said = self.ask({"a": 200}, {"a": (301, "https://a.test/", "")})
+        self.assertEqual((1, "a (a.test) answers 200 now, and would answer 301 to https://a.test/"), (code, said))
+        code, said = self.ask({"a": 200}, {"a": (200, "", "<?php $password = 1;")})
+        self.assertEqual((1, "a (a.test) answers 200 now, and would answer 200 with PHP source"), (code, said))
+
     def test_a_site_that_does_not_work_now_cannot_get_worse(self):
         self.assertEqual((0, ""), self.ask({"a": 503, "b": 404, "c": 403}, {"a": 500, "b": 503, "c": 403}))
 
@@ -85,7 +125,28 @@ class Sites(Trial):
         now, then = {"a": 200, "b": 200}, {"a": 200, "b": 503}
         self.assertEqual(0, self.ask(now, then, "/etc/fleet/vhosts/a.conf")[0])
         self.assertEqual(1, self.ask(now, then, "/etc/fleet/vhosts/b.conf")[0])
-        self.assertEqual(1, self.ask(now, then, "/etc/apache2/fleet.conf")[0])
+        for wide in ("/etc/apache2/fleet.conf", "/etc/fleet/tls/default.crt"):
+            self.assertEqual(1, self.ask(now, then, wide, "/etc/fleet/vhosts/a.conf")[0])
+        self.assertEqual((0, ""), self.ask(now, None, "/etc/fleet/vhosts/gone.conf"), "nobody is asked, and nothing started")
+
+    def test_the_candidates_apache_ends_with_its_trial_however_that_ends(self):
+        self.live["a.test"] = 200
+        self.machine.write("/etc/fleet/sites.json", json.dumps({"a": "a.test"}))
+        self.machine.write("/candidate.json", json.dumps({"a.test": [503, "", ""]}))
+        words = [sys.executable, "-I", str(HOST / "trial.py"), "sites", *self.ports]
+        environment = {**os.environ, "FLEET_ROOT": str(self.machine.root), "PATH": f"{self.machine.root}/bin:{os.environ['PATH']}"}
+        with subprocess.Popen(words, stdin=subprocess.PIPE, env=environment, text=True) as child:
+            child.stdin.write("/etc/apache2/fleet.conf")
+            child.stdin.close()
+            self.until(lambda: trial.listens(int(self.ports[1])))
+            child.kill()
+        self.until(lambda: not trial.listens(int(self.ports[1])))
+
+    def until(self, condition):
+        limit = time.monotonic() + 10
+        while not condition():
+            self.assertLess(time.monotonic(), limit)
+            time.sleep(0.05)
 
     def test_an_apache_that_does_not_start_is_told_with_its_own_words(self):
         code, said = self.ask({"a": 200}, None)
@@ -98,16 +159,43 @@ class Sites(Trial):
             with trial.candidate(int(taken)):
                 pass
 
-    def test_where_there_are_many_sites_twenty_are_asked_evenly(self):
+    def test_where_there_are_many_sites_twenty_are_asked_the_changed_ones_first(self):
         hosts = {f"{n:03}": "" for n in range(300)}
-        self.assertEqual(20, len(trial.chosen(hosts, set())))
+        every = {f"/etc/fleet/vhosts/{name}.conf" for name in hosts}
         self.assertEqual(["007"], trial.chosen(hosts, {"/etc/fleet/vhosts/007.conf"}))
-        self.assertEqual([], trial.chosen({}, set()))
+        both = trial.chosen(hosts, {"/etc/fleet/vhosts/007.conf", "/etc/apache2/fleet.conf"})
+        self.assertEqual(("007", 20, 20), (both[0], len(both), len(set(both))))
+        self.assertEqual(20, len(set(trial.chosen(hosts, every))))
+        self.assertEqual([], trial.chosen({}, {"/etc/apache2/fleet.conf"}))
+
+    def test_a_page_that_comes_in_drops_takes_no_longer_than_its_time(self):
+        class Drips(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                for _ in range(100):
+                    self.wfile.write(b".")
+                    time.sleep(0.1)
+
+            def handle_one_request(self):
+                with contextlib.suppress(OSError):
+                    super().handle_one_request()
+
+            def log_message(self, *_):
+                pass
+
+        port = serve(self, http.server.ThreadingHTTPServer(("127.0.0.1", 0), Drips))
+        begun = time.monotonic()
+        self.assertEqual(200, trial.probes.http_answer(f"http://127.0.0.1:{port}/", "", 0.5)[0])
+        self.assertLess(time.monotonic() - begun, 2)
 
 
 class Servers(Trial):
-    def ask(self, path, weight, port):
-        self.machine.write("/etc/keepalived/fleet.conf", CHECK.format("127.0.0.1", path, port))
+    def ask(self, path, weight, port, **candidate):
+        right = {"vip": "10.77.0.100", "port80": 80, "method": "DR", "server": "127.0.0.1", "new": 1}
+        self.machine.write("/etc/keepalived/fleet.conf", KEEPALIVED.format(path=path, port=port, **{**right, **candidate}))
+        wanted = {"vips": ["10.77.0.100"], "services": {"10.77.0.100:80": ["127.0.0.1"]}}
+        self.machine.write("/etc/fleet/balancing.json", json.dumps(wanted))
         entry = f"  -> 7F000001:0050      Route   {weight}      0          0\n"
         self.machine.write("/proc/net/ip_vs", f"TCP  0A4D0064:0050 mh\n{entry}")
         return self.run_trial("servers")
@@ -120,6 +208,14 @@ class Servers(Trial):
         self.assertEqual((1, wanted), (code, said))
         self.assertIn("Connection refused", self.ask("/ready", 1, free_port())[1])
 
+    def test_a_candidate_that_balances_less_than_it_should_is_told(self):
+        port = web_server(self)
+        lost = "10.77.0.100:80 would not be balanced to 127.0.0.1"
+        for wrong in ({"port80": 81}, {"method": "NAT"}, {"server": "127.0.0.2"}, {"new": 0}):
+            code, said = self.ask("/ready", 1, port, **wrong)
+            self.assertEqual((1, lost), (code, said), wrong)
+        self.assertEqual((1, "nobody would hold 10.77.0.100"), self.ask("/ready", 1, port, vip="10.77.0.9"))
+
     def test_a_server_that_takes_no_requests_is_not_asked_nor_any_before_the_first_balancing(self):
         self.assertEqual((0, ""), self.ask("/missing", 0, free_port()))
         (self.machine.root / "proc/net/ip_vs").unlink()
@@ -128,6 +224,8 @@ class Servers(Trial):
     def test_the_pattern_reads_every_real_server_of_the_template(self):
         text = (HOST.parent / "tests/golden/lb1.bundle").read_text()
         self.assertEqual(text.count("real_server"), len(trial.REAL_SERVER.findall(text)))
+        wanted = text.partition('"/etc/fleet/balancing.json"')[2].partition("\n")[2].partition("\n@")[0]
+        self.assertEqual([], trial.lacking(text, json.loads(wanted)))
 
 
 if __name__ == "__main__":

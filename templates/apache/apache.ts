@@ -52,7 +52,7 @@ export function apachePart(machine: Machine, sites: readonly Site[], vips: Reado
     ],
     checks: [
       { name: "apache2 -t", argv: ["/usr/sbin/apache2", "-t", "-f", "/etc/apache2/fleet.conf"] },
-      trialCheck("sites that work now", ["sites", "443", String(trialPort)], ["/etc/apache2/", "/etc/fleet/vhosts/"]),
+      trialCheck("sites that work now", ["sites", "443", String(trialPort)], ["/etc/apache2/", "/etc/fleet/vhosts/", "/etc/fleet/tls/"]),
     ],
     units: [
       {

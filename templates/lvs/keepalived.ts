@@ -55,6 +55,15 @@ export function keepalivedPart(
     // that is younger than the kernel's synchronisation (up to 2 s and its third packet).
     "net.ipv4.vs.sloppy_tcp": 1,
   });
+  const balanced = services.flatMap((s) =>
+    s.ports.map((port) => ({
+      name: `${s.vip}:${port}`,
+      scheduler: `${scheduler.name} -b ${scheduler.flags.join(",")}`,
+      servers: s.realServers.map((r) => r.address),
+    })),
+  );
+  // What a candidate must balance, beside the template that says how.
+  const wanted = { vips: view.vips, services: Object.fromEntries(balanced.map(({ name, servers }) => [name, servers])) };
   return {
     ...kernel,
     packages: ["keepalived", "ipvsadm"],
@@ -62,6 +71,7 @@ export function keepalivedPart(
       ...(kernel.files ?? []),
       { path: config, text: render(__dirname, "keepalived.conf", view) },
       unitFile(unit, render(__dirname, unit, view)),
+      { path: "/etc/fleet/balancing.json", text: `${JSON.stringify(wanted, null, 2)}\n` },
       programFile("trial.py"),
     ],
     checks: [
@@ -71,12 +81,6 @@ export function keepalivedPart(
     units: [{ name: unit, reload: [config], restart: [`${unitDirectory}/${unit}`], leave: true }],
     health: [{ name: "keepalived", kind: "unit", unit }],
     vips: view.vips,
-    services: services.flatMap((s) =>
-      s.ports.map((port) => ({
-        name: `${s.vip}:${port}`,
-        scheduler: `${scheduler.name} -b ${scheduler.flags.join(",")}`,
-        servers: s.realServers.map((r) => r.address),
-      })),
-    ),
+    services: balanced,
   };
 }

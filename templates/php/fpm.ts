@@ -119,6 +119,8 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
         within: 30,
         paths: [`${unitDirectory}/${unit}.socket`, `${unitDirectory}/${unit}.service`, `${directory}/`],
         site: site.name,
+        unit: `${unit}.service`,
+        children: site.php.maxChildren,
       },
     ],
     health: [

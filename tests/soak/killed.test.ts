@@ -5,8 +5,8 @@ import { on, machine, pulumi, run, root, sleep, sshWords } from "../lab/lab";
 
 /** Times that converge is killed; FLEET_KILLS overrides it. */
 const kills = Number(process.env["FLEET_KILLS"] ?? 50);
-/** Seconds that one change takes. */
-const change = 4;
+/** Seconds that one change takes with its gate. */
+const change = 10;
 const converge = "sudo /usr/bin/python3 -IB /usr/local/lib/fleet/converge.py";
 
 /** Runs a verb of converge on web1 with a text on standard input. */
@@ -31,9 +31,10 @@ it(`converge, killed at ${kills} random instants, leaves web1 old or new as a wh
   for (let n = 0; n < kills; n++) {
     const target = generations[(n + 1) % 2];
     if (!target) continue;
-    const sent = send("apply", target.text);
+    const order = JSON.stringify({ generation: target.hash, holdSeconds: 0 });
+    const sent = send("apply", target.text).then(() => send("gate", order));
     await sleep(Math.random() * change);
-    await on("web1", "sudo pkill -KILL -f 'converge.py appl[y]' || true");
+    await on("web1", "sudo pkill -KILL -f 'converge.py (appl[y]|gat[e])' || true");
     await sent;
     const live = (await on("web1", "basename $(readlink /var/lib/fleet/current)")).trim();
     expect(generations.map((g) => g.hash)).toContain(live);
@@ -48,7 +49,7 @@ it(`converge, killed at ${kills} random instants, leaves web1 old or new as a wh
     seen[where] = (seen[where] ?? 0) + 1;
     const next = await send("apply", target.text);
     expect(next.code, next.said).toBe(0);
-    const proved = await send("gate", JSON.stringify({ generation: target.hash, holdSeconds: 0 }));
+    const proved = await send("gate", order);
     expect(proved.code, proved.said).toBe(0);
   }
   process.stdout.write(`${kills} kills: ${JSON.stringify(seen)} right after the kill; every next run went through\n`);

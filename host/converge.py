@@ -633,7 +633,8 @@ def watch_verb(_: bytes) -> int:
                 now = store.load(store.live())
                 if now.id == change["generations"][0]:  # and nothing that runs has read another one
                     return mend(now)
-                mark(now, now, Report(now))  # the wait begins again
+                seconds = now.rollout and now.rollout["confirmSeconds"]  # the wait begins again
+                store.keep_open(change["generations"], seconds, change.get("broken", []), whole=change.get("whole", True))
             continue
         left = change["deadline"] - store.clock()
         if left > 0:

@@ -456,6 +456,19 @@ class Watching(RollingOut):
         self.assertEqual("one", self.word())
         self.assertGreater(time.monotonic() - begun, 1)
 
+    def test_a_change_that_was_at_its_end_passes_its_gate_after_a_power_cut(self):
+        self.first()
+        second = self.machine.report(self.text("two"))["generation"]
+        place = self.machine.root / "var/lib/fleet/unsettled"
+        place.write_text(json.dumps({**json.loads(place.read_text()), "boot": "another"}))
+        watcher = subprocess.Popen(
+            [sys.executable, "-I", str(HOST / "converge.py"), "watch"],
+            env={**os.environ, "FLEET_ROOT": str(self.machine.root)},
+        )
+        while json.loads(place.read_text())["boot"] == "another":
+            time.sleep(0.05)
+        self.assertEqual("settled", self.gate(second)[0]["result"])
+        self.assertEqual(0, watcher.wait(10))
 
     def test_after_a_power_cut_before_the_switch_nothing_is_waited_for_and_nothing_restarts(self):
         first = self.first()

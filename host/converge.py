@@ -499,7 +499,7 @@ def again(wanted: str, report: Report) -> None:
 def gate(wanted: str, hold: float, report: Report) -> None:
     """Prove a generation over the connection that this runs on."""
     if store.live() != wanted:
-        raise Failed("the change was taken back by this machine itself: nobody reached it in time to settle it")
+        raise Failed("the change was taken back by this machine itself: nobody reached it in time, or it failed when it was applied again")
     if store.cut_short():
         raise Failed("the change was cut short before its end: the next up goes on with it")
     bundle = store.load(wanted)

@@ -76,10 +76,16 @@ def front_page(host: str, port: int) -> Page:
     return Page(status, headers.get("Location", ""), "<?php" in body)
 
 
+def loops(page: Page, host: str) -> bool:
+    try:
+        target = urlsplit(page.location)
+    except ValueError:  # what a site sends may be anything
+        return False
+    return (target.scheme, target.hostname) == ("https", host) and target.path in ("", "/") and not target.query
+
+
 def works(page: Page, host: str) -> bool:
-    target = urlsplit(page.location)
-    loops = bool(page.location) and (target.scheme, target.hostname) == ("https", host) and target.path in ("", "/")
-    return page.status not in (0, 403, 404) and page.status < 500 and not loops and not page.source
+    return page.status not in (0, 403, 404) and page.status < 500 and not loops(page, host) and not page.source
 
 
 def site_problem(name: str, host: str, live: int, trial: int) -> str:
@@ -157,7 +163,7 @@ def lacking(text: str, wanted: dict) -> list[str]:
         servers = {server for server, *_ in REAL_SERVER.findall(body)} if "lvs_method DR\n" in body else set()
         for vip, port in groups.get(name, []):
             balanced[f"{vip}:{port}"] = servers
-    [addresses] = re.findall(r"virtual_ipaddress \{(.*?)\}", text, re.DOTALL) or [""]
+    addresses = " ".join(re.findall(r"virtual_ipaddress \{(.*?)\}", text, re.DOTALL))
     held = {word.partition("/")[0] for word in addresses.split()}
     found = [f"nobody would hold {vip}" for vip in wanted["vips"] if vip not in held]
     for service, servers in wanted["services"].items():

@@ -338,6 +338,9 @@ function checkReferences(c: Draft, file: string): Problem[] {
   return found;
 }
 
+/** Memory of a PHP VM that is not the sites': Debian, sshd, the health responder, and room for a change. */
+const systemMb = 256;
+
 /** Finds the site's group; where there is none says which versions and groups there are. */
 function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft, problems: Problem[]): Site | undefined {
   if (!site.php) return undefined;
@@ -377,6 +380,16 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
         remedy: `Add ${name} to fleet:php.${version} in ${stackFile}.`,
       });
     }
+  }
+  const [vmMb, siteMb] = [megabytes(first[1].memory ?? "") ?? Infinity, megabytes(site.php.memory) ?? 0];
+  if (siteMb > vmMb - systemMb) {
+    problems.push({
+      file,
+      property: "php.memory",
+      value: site.php.memory,
+      allowed: `at most ${vmMb - systemMb} MB: a VM of ${first[0]} has ${vmMb} MB, of which the system keeps ${systemMb} MB`,
+      remedy: `Lower it, or give the VMs of ${first[0]} more memory in ${stackFile}.`,
+    });
   }
   if (site.sessions === "redis" && !c.redis) {
     problems.push({

@@ -167,6 +167,11 @@ describe("each mistake names file, property, value, what is allowed and the reme
       'sites/lab/wiki.yaml: name is "wikki"; allowed: the file\'s own name. Rename the file to wikki.yaml or change the name.',
     ],
     [
+      "a site that no VM of its group has room for",
+      (_, s) => (s["sites/lab/blog.yaml"].php.memory = "513 MB"),
+      'sites/lab/blog.yaml: php.memory is "513 MB"; allowed: at most 512 MB: a VM of php-a has 768 MB, of which the system keeps 256 MB. Lower it, or give the VMs of php-a more memory in Pulumi.lab.yaml.',
+    ],
+    [
       "a session store that is not there",
       (c) => Reflect.deleteProperty(c, "memcached") && (c["redis"] = undefined),
       'sites/lab/status.yaml: sessions is "redis"; allowed: a store that the stack has. Add fleet:redis to Pulumi.lab.yaml.',

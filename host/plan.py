@@ -68,7 +68,10 @@ def unit_commands(plan: dict[str, str], changed: set[str]) -> list[list[str]]:
         return [name for name, action in plan.items() if action in actions and name.endswith(".socket") == sockets]
 
     make_room = [service_of(name) for name in chosen("restart", "start", sockets=True)]
-    stop = [name for name in plan if plan[name] == "stop" or name in make_room]
+    # A socket goes in one call with its service: open for a moment longer, it would wake it for whoever
+    # asked last, and a socket whose service runs is not opened again.
+    closing = chosen("restart", sockets=True)
+    stop = [name for name in plan if plan[name] == "stop" or name in make_room or name in closing]
     groups = [
         ("stop", stop),
         ("daemon-reload", None if touches(["/etc/systemd/system/"], changed) else []),

@@ -115,14 +115,14 @@ class Consequences(unittest.TestCase):
             {}, self.plan(old, [], [], a_service="inactive", ssh_service="active", **{"t@1_service": "failed"})
         )
 
-    def test_a_service_makes_room_for_its_changed_socket(self):
+    def test_a_changed_socket_closes_in_one_call_with_its_service_which_it_would_wake_otherwise(self):
         units = [
             unit("s.socket", restart=["/etc/s.socket"]),
             unit("s.service", restart=["/etc/s.service"], start=False),
         ]
         planned = self.plan(units, units, ["/etc/s.socket"], s_socket="active", s_service="active")
         self.assertEqual(
-            [["systemctl", "stop", "s.service"], ["systemctl", "restart", "s.socket"]],
+            [["systemctl", "stop", "s.socket", "s.service"], ["systemctl", "restart", "s.socket"]],
             plan.unit_commands(planned, {"/etc/s.socket"}),
         )
         planned = self.plan(units, units, ["/etc/s.service"], s_socket="active", s_service="active")

@@ -72,6 +72,7 @@ def unit_commands(plan: dict[str, str], changed: set[str]) -> list[list[str]]:
     # asked last, and a socket whose service runs is not opened again.
     closing = chosen("restart", sockets=True)
     stop = [name for name in plan if plan[name] == "stop" or name in make_room or name in closing]
+    stop += [service_of(name) for name in closing if service_of(name) not in stop]
     groups = [
         ("stop", stop),
         ("daemon-reload", None if touches(["/etc/systemd/system/"], changed) else []),

@@ -129,6 +129,7 @@ class Consequences(unittest.TestCase):
         self.assertEqual([["systemctl", "restart", "s.service"]], plan.unit_commands(planned, {"/etc/s.service"}))
         planned = self.plan(units, units, ["/etc/s.socket"], s_socket="active", s_service="inactive")
         self.assertNotIn("s.service", planned)
+        self.assertEqual(["systemctl", "stop", "s.socket", "s.service"], plan.unit_commands(planned, {"/etc/s.socket"})[0])
 
     def test_calls_of_one_kind_are_one_call_and_reload_of_systemd_comes_once_before_them(self):
         planned = {

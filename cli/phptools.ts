@@ -7,7 +7,7 @@ import * as path from "path";
 import * as YAML from "yaml";
 import { projectRoot } from "../components/programs";
 import { loadFleet } from "../config/load";
-import type { Fleet } from "../config/model";
+import type { Fleet, PhpBuild, PhpGroup, Site } from "../config/model";
 import { supportedUntil } from "../config/php-builds";
 import { ConfigError } from "../config/problems";
 import { secretNames } from "../config/schema";
@@ -34,17 +34,25 @@ export function builderTargets(stack: string): string[] {
   ];
 }
 
+const groupsWith = (fleet: Fleet, build: PhpBuild): PhpGroup[] => fleet.phpGroups.filter((g) => g.builds.includes(build));
+
+/** Sites that run on a build. */
+const sitesOn = (fleet: Fleet, build: PhpBuild): Site[] =>
+  groupsWith(fleet, build).flatMap((g) => g.sites.filter((s) => s.php.version === build.version));
+
 /** The rows of `phptools list`: one for each build, with the sites that run on it. */
 export function buildRows(fleet: Fleet): string[][] {
   return fleet.phpBuilds.map((build) => {
-    const groups = fleet.phpGroups.filter((g) => g.builds.includes(build));
-    const sites = groups.flatMap((g) => g.sites.filter((s) => s.php.version === build.version).map((s) => s.name));
     return [
       build.version,
       build.artefact,
       build.debian,
-      groups.map((g) => g.name).join(" "),
-      sites.join(" "),
+      groupsWith(fleet, build)
+        .map((g) => g.name)
+        .join(" "),
+      sitesOn(fleet, build)
+        .map((s) => s.name)
+        .join(" "),
       String(build.modules.length),
     ];
   });
@@ -73,8 +81,7 @@ const day = 86_400_000;
 export function report(fleet: Fleet, today: Date): BuildReport[] {
   return fleet.phpBuilds.map((build) => {
     const { version, release, debian, artefact } = build;
-    const groups = fleet.phpGroups.filter((g) => g.builds.includes(build));
-    const sites = groups.flatMap((g) => g.sites.filter((s) => s.php.version === version));
+    const sites = sitesOn(fleet, build);
     const declared = fleet.config.php[version];
     // OPcache is everybody's; the module of a session store comes with the choice of it.
     const asked = new Set(["opcache", ...sites.flatMap((s) => [...s.php.modules, s.sessions])]);

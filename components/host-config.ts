@@ -6,7 +6,7 @@ import type { HostContent } from "../templates/content";
 import { tellConsequence } from "./consequence";
 import type { Host } from "./host";
 import { secretDigest } from "./keys";
-import { run, type Address } from "./ssh";
+import { known, run } from "./ssh";
 import { hostProgram } from "../templates/programs";
 import { converge, runProgram, withProgram } from "./programs";
 
@@ -170,7 +170,7 @@ const bootTries = 30;
 function applyAgain(tier: string, host: Host): pulumi.ResourceHook {
   const apply = async ({ newInputs }: pulumi.ResourceHookArgs): Promise<void> => {
     const { stdin } = newInputs as { stdin: string };
-    const to = await new Promise<Address>((resolve) => void host.address.apply(resolve));
+    const to = await known(host.address);
     const ask = (): Promise<{ status: number; stderr: string }> =>
       run(to, `${converge} again`, stdin).catch((error: Error) => ({ status: 1, stderr: error.message }));
     let said = await ask();

@@ -2,7 +2,7 @@ import * as pulumi from "@pulumi/pulumi";
 import { healthPort } from "../config/load";
 import type { Machine } from "../config/model";
 import { converge } from "./programs";
-import { run, type Address } from "./ssh";
+import { known, run, type Address } from "./ssh";
 
 /** A VM that left comes back by itself after this time, in seconds, whatever became of its change. */
 const awaySeconds = 600;
@@ -98,7 +98,7 @@ async function replaced(name: string, leaver: Leaver, renewed: boolean): Promise
 class Unreachable extends Error {}
 
 async function away(name: string, { address }: Leaver, peers: readonly Machine[]): Promise<void> {
-  const to = await new Promise<Address>((resolve) => void address.apply(resolve));
+  const to = await known(address);
   const order = { peers: peers.map((m) => `${m.address}:${healthPort}`), seconds: awaySeconds, patience: awaySeconds };
   const { status, stderr } = await run(to, leave, JSON.stringify(order)).catch((error: Error) => {
     throw new Unreachable(`${name} cannot be asked to leave its services: ${error.message}`);

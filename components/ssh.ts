@@ -1,3 +1,4 @@
+import type * as pulumi from "@pulumi/pulumi";
 import { Client } from "ssh2";
 
 /** What an SSH connection needs; the host key is known before the first contact. */
@@ -9,6 +10,9 @@ export interface Address {
   /** The only public key that the host may present, as `ssh-ed25519 AAAA...`. */
   readonly hostKey: string;
 }
+
+/** An address for a hook, which runs when it is known. */
+export const known = (address: pulumi.Output<Address>): Promise<Address> => new Promise((resolve) => void address.apply(resolve));
 
 /** What a remote command left behind. */
 export interface Finished {

@@ -18,9 +18,9 @@ GROUPS = os.environ.get("FLEET_ROOT", "").rstrip("/") + "/sys/fs/cgroup/system.s
 MOST_BYTES = 1 << 20  # of a body
 
 
-def http_answer(url: str, host: str, seconds: float) -> tuple[int, http.client.HTTPMessage, str]:
+def http_answer(url: str, host: str, seconds: float, most: int = MOST_BYTES) -> tuple[int, http.client.HTTPMessage, str]:
     """Status, headers and body of a GET of a url as the vhost `host` (empty: the url's own name). Of a body that
-    comes in drops, what came within the seconds."""
+    comes in drops, what came within the seconds, and no more than `most` bytes."""
     parts = urlsplit(url)
     secure, name = parts.scheme == "https", host or parts.hostname
     connection = http.client.HTTPConnection(parts.hostname, parts.port or (443 if secure else 80), timeout=seconds)
@@ -33,7 +33,7 @@ def http_answer(url: str, host: str, seconds: float) -> tuple[int, http.client.H
         connection.request("GET", target, headers={"Host": name, "User-Agent": "fleet-probe"})
         answer = connection.getresponse()
         body, limit = b"", time.monotonic() + seconds
-        while len(body) < MOST_BYTES and time.monotonic() < limit and (chunk := answer.read1(1 << 16)):
+        while len(body) < most and time.monotonic() < limit and (chunk := answer.read1(1 << 16)):
             body += chunk
         return answer.status, answer.headers, body.decode("utf-8", "replace")
     finally:
@@ -41,7 +41,7 @@ def http_answer(url: str, host: str, seconds: float) -> tuple[int, http.client.H
 
 
 def http_problem(url: str, host: str, status: list[int], contains: str, seconds: float) -> str:
-    have, _, body = http_answer(url, host, seconds)
+    have, _, body = http_answer(url, host, seconds, MOST_BYTES if contains else 0)
     if have not in status:
         return f"status {have}, expected {status}"
     return "" if contains in body else f"the answer does not contain {contains!r}"

@@ -18,7 +18,6 @@ import json
 import os
 import random
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -125,7 +124,7 @@ def candidate(port: int):
 
 def listens(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
+        probes.tcp_problem("127.0.0.1", port, 1)
     except OSError:
         return False
     return True

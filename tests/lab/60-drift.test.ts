@@ -115,7 +115,7 @@ async function candidates(): Promise<Edit[]> {
         vm,
         "unit",
         changed,
-        `mkdir ${dropIn} && printf "[Service]\\nNice=1\\n" > ${dropIn}/x.conf && ${reload}`,
+        `mkdir -p ${dropIn} && printf "[Service]\\nNice=1\\n" > ${dropIn}/x.conf && ${reload}`,
         `rm -r ${dropIn} && ${reload}`,
       );
     }
@@ -219,12 +219,17 @@ describe("fleet drift", () => {
 
   describe(`thirty edits by hand of all kinds (seed ${seed})`, () => {
     let edits: Edit[] = [];
+    // Only what was made is undone: after an edit that failed the fleet is left as it was found.
+    const made: Edit[] = [];
     beforeAll(async () => {
       edits = chosen(await candidates());
-      for (const { vm, make } of edits) await on(vm, `sudo sh -c '${make}'`);
+      for (const edit of edits) {
+        await on(edit.vm, `sudo sh -c '${edit.make}'`);
+        made.push(edit);
+      }
     });
     afterAll(async () => {
-      for (const { vm, undo } of edits) await on(vm, `sudo sh -c '${undo}'`);
+      for (const { vm, undo } of made) await on(vm, `sudo sh -c '${undo}'`);
       await everywhere("sudo systemctl daemon-reload");
     });
 

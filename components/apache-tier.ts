@@ -40,7 +40,7 @@ export class ApacheTier extends pulumi.ComponentResource {
       {
         platform,
         machines,
-        content: (m) => [vipPart([args.vip]), mountPart(args.nas, "ro"), apachePart(m, args.sites, args.phpVips)],
+        content: (m) => [vipPart([args.vip]), mountPart(args.nas, "ro"), apachePart(m, args.vip, args.sites, args.phpVips)],
         ...(args.after ? { after: args.after } : {}),
       },
       this,

@@ -51,7 +51,9 @@ export function consequences(before: string, after: string): string[] {
     .filter(([name]) => !wanted.units.has(name))
     .map(([name, unit]) => `stop ${name}${unit.drain ? ", drained" : ""}`);
   const actions = wanted.actions.filter((a) => touches(a.paths, changed)).map((a) => `run ${a.name}`);
-  return [...changed.map((path) => `${word(path)} ${path}`), ...actions, ...units, ...gone];
+  // Options of a kernel module count when it is loaded.
+  const when = (path: string): string => (path.startsWith("/etc/modprobe.d/") ? " (at its next boot)" : "");
+  return [...changed.map((path) => `${word(path)} ${path}${when(path)}`), ...actions, ...units, ...gone];
 }
 
 /** Tells the consequence of a VM's new bundle in every preview and update, before anything is touched. */

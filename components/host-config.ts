@@ -82,7 +82,7 @@ export class HostConfig extends pulumi.ComponentResource {
       .all([args.digestKey, texts])
       .apply(([key, all]) => Object.fromEntries(Object.entries(all).map(([name, text]) => [name, secretDigest(key, text)])));
 
-    const programs = ["bundle.py", "converge.py", "drift.py", "ipvs.py", "plan.py", "probes.py", "rollout.py", "store.py"];
+    const programs = ["bundle.py", "converge.py", "drift.py", "ipvs.py", "kernel.py", "plan.py", "probes.py", "rollout.py", "store.py"];
     const baseInput = pulumi.all([...(args.artefacts ?? [])]).apply((artefacts) => ({
       host: host.name,
       packages: content.packages,

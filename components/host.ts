@@ -124,14 +124,14 @@ export class Host extends pulumi.ComponentResource {
     this.hostKey = pulumi.unsecret(key.apply((k) => k.publicKey));
     const way = { host: machine.address, user: config.ssh.user };
     this.address = pulumi.all([args.sshPrivateKey, this.hostKey]).apply(([privateKey, hostKey]) => ({ ...way, privateKey, hostKey }));
-    args.leaving.add(machine.name, { peers: args.peers, address: this.address, birth });
+    args.leaving.add(machine.name, { tier: machine.tier, peers: args.peers, address: this.address, birth });
     // The sites' files, and the archives of compiled PHP: no other machine has them.
     const keepsData = machine.role === "nas" || machine.role === "builder";
     const vm = new vsphere.VirtualMachine(`${tier}-vm-${machine.name}`, args.transform?.vm ? args.transform.vm(vmArgs) : vmArgs, {
       ...child,
       dependsOn: [size, ...(args.after ?? [])],
       // A rebuilt template or new user data is for VMs yet to be born; the annotation tells of the birth.
-      ignoreChanges: ["clone.templateUuid", "extraConfig", "annotation"],
+      ignoreChanges: ["clone.templateUuid", "extraConfig", "annotation", "guestId", "scsiType"],
       protect: machine.role === "nas",
       ...(keepsData ? {} : { replacementTrigger: birth }),
       // Name and address are those of the VM before it.

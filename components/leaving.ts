@@ -4,8 +4,11 @@ import type { Machine } from "../config/model";
 import { converge } from "./programs";
 import { known, run, type Address } from "./ssh";
 
-/** A VM that left comes back by itself after this time, in seconds, whatever became of its change. */
-const awaySeconds = 600;
+/** A VM that left and was not shut down within this time, in seconds, because the run was ended, comes back by itself. */
+const awaySeconds = 90;
+
+/** How long a VM waits for the others of its tier, in seconds. */
+const patienceSeconds = 600;
 
 /** A VM that was born and never reached by the program has no service to leave. */
 const leave = `test ! -e /usr/local/lib/fleet/converge.py || ${converge} leave`;
@@ -32,6 +35,8 @@ export function powersOff(before: Size, after: Size): boolean {
 
 /** A VM that the program wants, and the way to it. */
 export interface Leaver {
+  /** Its tier: the VMs of one leave one after the other. */
+  readonly tier: string;
   /** The other VMs of its tier, which must be ready before this one goes away. */
   readonly peers: readonly Machine[];
   readonly address: pulumi.Output<Address>;
@@ -48,6 +53,7 @@ export interface Leaver {
 export class Leaving {
   readonly hooks: pulumi.ResourceHookBinding;
   private readonly wanted = new Map<string, Leaver>();
+  private readonly turns = new Map<string, Promise<void>>();
 
   constructor() {
     const hook = new pulumi.ResourceHook("leave-services", (args) => this.before(args), { onDryRun: true });
@@ -69,8 +75,17 @@ export class Leaving {
     if (newInputs !== undefined && !off) return;
     if (pulumi.runtime.isDryRun())
       return pulumi.log.info(foretold(old.name, newInputs as Size | undefined, renewed ? leaver.birth : undefined));
-    if (off) return away(old.name, leaver, leaver.peers);
-    return replaced(old.name, leaver, renewed);
+    return this.inTurn(leaver.tier, () => (off ? away(old.name, leaver, leaver.peers) : replaced(old.name, leaver, renewed)));
+  }
+
+  /** Two that ask at once whether the other is ready would both go: with `rollout.order: parallel` nothing else is between them. */
+  private inTurn(tier: string, leave: () => Promise<void>): Promise<void> {
+    const turn = (this.turns.get(tier) ?? Promise.resolve()).then(leave);
+    this.turns.set(
+      tier,
+      turn.catch(() => undefined),
+    );
+    return turn;
   }
 }
 
@@ -99,7 +114,7 @@ class Unreachable extends Error {}
 
 async function away(name: string, { address }: Leaver, peers: readonly Machine[]): Promise<void> {
   const to = await known(address);
-  const order = { peers: peers.map((m) => `${m.address}:${healthPort}`), seconds: awaySeconds, patience: awaySeconds };
+  const order = { peers: peers.map((m) => `${m.address}:${healthPort}`), seconds: awaySeconds, patience: patienceSeconds };
   const { status, stderr } = await run(to, leave, JSON.stringify(order)).catch((error: Error) => {
     throw new Unreachable(`${name} cannot be asked to leave its services: ${error.message}`);
   });

@@ -43,17 +43,19 @@ export interface Member {
 
 /**
  * Creates the VMs of one tier, one after the other: each is born, changed or replaced when the gate
- * of the one before it has proved that one. Where the stack says `rollout.order: parallel`, all at once.
+ * of the one before it has proved that one. Where the stack says `rollout.order: parallel`, they are
+ * born and get their packages all at once, and take their content one after the other all the same.
  */
 export function createTier(tier: string, args: TierArgs, parent: pulumi.Resource): Member[] {
   const { platform } = args;
   const { rollout } = platform.fleet.config;
   const serial = rollout.order === "serial";
   // Until the last VM is proved, those before it may still go back.
-  const held = rollout.onFailure === "revert" && serial && args.machines.length > 1;
+  const held = rollout.onFailure === "revert" && args.machines.length > 1;
   const members: Member[] = [];
   for (const machine of args.machines) {
     const previous = members.at(-1);
+    const before = previous ? [previous.config.nodes.gate] : [];
     const host = new Host(
       tier,
       {
@@ -63,7 +65,7 @@ export function createTier(tier: string, args: TierArgs, parent: pulumi.Resource
         placement: platform.placement,
         leaving: platform.leaving,
         sshPrivateKey: platform.secrets.sshPrivateKey,
-        after: serial && previous ? [previous.config.nodes.gate] : [],
+        after: serial ? before : [],
         ...(args.transform ? { transform: args.transform } : {}),
       },
       { parent },
@@ -79,7 +81,7 @@ export function createTier(tier: string, args: TierArgs, parent: pulumi.Resource
         secrets: platform.secrets,
         digestKey: platform.digestKey,
         ...args.extras?.(machine),
-        ...(args.after ? { after: args.after } : {}),
+        after: [...(args.after ?? []), ...before],
         holdSeconds: held ? (seconds(rollout.holdDeadline) ?? 0) : 0,
       },
       { parent },

@@ -179,7 +179,7 @@ export const secretNames: readonly string[] = secretsSchema.keyof().options;
 
 /** How a change goes through a tier. The words of health and deadline are Nomad's. */
 export const rolloutSchema = z.strictObject({
-  /** `parallel` builds a new fleet faster; `serial` changes one VM of a tier at a time. */
+  /** `parallel` has the VMs of a tier born all at once, so that a new fleet is there sooner; `serial` one after the other. */
   order: z.enum(["serial", "parallel"]).default("serial"),
   /** What becomes of the VMs of a tier that are done when a later one fails. */
   onFailure: z.enum(["revert", "stop"]).default("revert"),

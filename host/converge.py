@@ -7,7 +7,7 @@
                           generation for longer, take requests again, and settle it; with holdSeconds,
                           it stays unsettled for so long, until a last gate without
     converge.py leave     {peers, seconds, patience} on stdin; before a reboot: take this machine out of its services,
-                          once no other of its tier is away; it comes back by itself after the seconds
+                          once no other of its tier is away; one that is not rebooted comes back by itself
     converge.py watch     go back when a change is not settled in time; systemd runs it
     converge.py secrets   secret contents on stdin; stored for the next apply
     converge.py drift     how this machine differs from its live generation; reads only
@@ -40,10 +40,12 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
 
 import drift
+import kernel
 import probes
 import rollout
 import store
@@ -161,7 +163,17 @@ def unit_states(names: list[str]) -> dict[str, str]:
     return dict(zip(names, blocks))
 
 
+def served(old: Bundle, new: Bundle) -> Bundle:
+    """The old bundle with the units of every other generation that running services may have read: what an
+    abandoned change started runs until somebody stops it."""
+    others = [store.load(name) for name in store.unsettled() if name not in (old.id, new.id)]
+    units = {unit["name"]: unit for bundle in [*others, old] for unit in bundle.units}
+    entries = {path: entry for bundle in [*others, old] for path, entry in bundle.entries.items()}
+    return replace(old, units=list(units.values()), entries=entries)
+
+
 def plan(old: Bundle, new: Bundle, changed: set[str], started=()) -> dict[str, str]:
+    old = served(old, new)
     names = [unit["name"] for unit in old.units + new.units]
     names += [service_of(name) for name in names if name.endswith(".socket")]
     return plan_units(old, new, changed, unit_states(list(dict.fromkeys(names))), started)
@@ -323,6 +335,12 @@ def mark(old: Bundle, new: Bundle, report: Report) -> None:
     store.keep_open(list(since), settings and settings["confirmSeconds"], report["broken"], whole=False)
 
 
+def partners_needed(planned: dict[str, str], bundle: Bundle) -> bool:
+    """Whether a partner has to take over while a unit is away."""
+    partnered = {unit["name"] for unit in bundle.units if unit["leave"]}
+    return any(action in ("stop", "restart") and name in partnered for name, action in planned.items())
+
+
 def start_watcher() -> None:
     if os.path.lexists(f"{store.ROOT}/etc/systemd/system/{WATCHER}"):
         run(["systemctl", "start", "--no-block", WATCHER], f"start of {WATCHER}")
@@ -339,6 +357,8 @@ def activate(old: Bundle, new: Bundle, changed: set[str], report: Report, starte
     report.step("switched")
     store.drop_links(new.id)
     report.step("unlinked")
+    for line in kernel.follow(served(old, new), new):
+        say(line)
     for action in new.actions:
         if touches(action["paths"], changed):
             say(f"run {action['name']}")
@@ -419,12 +439,14 @@ def apply(bundle: Bundle, report: Report) -> None:
     serves = before.id != ORIGIN  # a machine that was never proved is nobody's server yet
     if settings and serves:
         rollout.check_budget(settings)
+        if partners_needed(planned, bundle):
+            rollout.check_partners(settings)
     report.step("budgeted")
     try:
         if settings and now != ORIGIN:
             mark(before, bundle, report)
             start_watcher()
-            if serves and (fragile := needs_drain(planned, before, bundle)):
+            if serves and (fragile := needs_drain(planned, served(before, bundle), bundle)):
                 say(f"draining for {' '.join(fragile)}")
                 rollout.drain(settings, say)
         report.step("drained")
@@ -454,7 +476,8 @@ def go_back(candidate: Bundle, before: Bundle, changed: set[str], report: Report
     attempted = report["units"]
     started = [name for name, action in attempted.items() if action == "start"]
     try:
-        if settings and not rollout.drained() and needs_drain(plan(candidate, before, changed, started), candidate, before):
+        planned = plan(candidate, before, changed, started)
+        if settings and not rollout.drained() and needs_drain(planned, served(candidate, before), before):
             drain_if_possible(settings)
         activate(candidate, before, changed, report, started)
         prove(before, changed, report["broken"])
@@ -587,7 +610,9 @@ def leave(bundle: Bundle, order: dict, report: Report) -> None:
         rollout.check_budget(settings)
     if not store.unsettled():
         report["broken"] = rollout.broken_sites(settings)
-    store.keep_open(store.unsettled() or [store.live()], order["seconds"], report["broken"], whole=not store.cut_short())
+    # Leaving takes its time too; what stays away for longer than that and the seconds was called off.
+    longest = rollout.DIRECTOR_SECONDS + settings["drainSeconds"] + order["seconds"]
+    store.keep_open(store.unsettled() or [store.live()], longest, report["broken"], whole=not store.cut_short())
     start_watcher()
     try:
         rollout.drain(settings, say)

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
 
 import ipvs
+import kernel
 from bundle import ORIGIN
 
 SEAL = ".fleet-seal"
@@ -206,22 +207,12 @@ def units(bundle) -> list[dict]:
     return found
 
 
-def parameters(text: str) -> dict[str, str]:
-    """What a file of kernel parameters sets; the last of two lines counts."""
-    lines = (line.partition("=") for line in text.splitlines() if "=" in line and line.lstrip()[0] not in "#;")
-    return {key.strip().lstrip("-").replace("/", "."): " ".join(value.split()) for key, _, value in lines}
-
-
 def sysctls(bundle) -> list[dict]:
     """Kernel parameters that are not what they should be, and other files that would fight over them at a boot."""
-    found, wanted = [], {}
-    for path, entry in bundle.entries.items():
-        if path.startswith("/etc/sysctl.d/") and entry["kind"] == "file":
-            wanted |= parameters(entry["content"].decode())
+    found, wanted = [], kernel.wanted(bundle)
     for key, value in wanted.items():
         try:
-            with open(f"{ROOT}/proc/sys/{key.replace('.', '/')}", encoding="ascii") as source:
-                have = " ".join(source.read().split())
+            have = kernel.read(key)
         except OSError as error:
             have = error.strerror
         if have != value:
@@ -230,7 +221,7 @@ def sysctls(bundle) -> list[dict]:
     # By their real names: Debian's 99-sysctl.conf is a link to /etc/sysctl.conf.
     for place in sorted({os.path.realpath(p) for p in places if p.removeprefix(ROOT) not in bundle.entries}):
         with open(place, encoding="utf-8", errors="replace") as source:
-            other = parameters(source.read())
+            other = kernel.parameters(source.read())
         for key in sorted(wanted.keys() & other.keys()):
             if other[key] != wanted[key]:
                 what = f"sets {key} to {other[key]}, the fleet to {wanted[key]}"

@@ -35,8 +35,10 @@ def plan_units(old: Bundle, new: Bundle, changed: set[str], states: dict[str, st
     """What happens to each unit; units to which nothing happens are absent. A unit that is no longer
     wanted is stopped when its file came from us or this run started it; a unit of the
     distribution (sshd, say) only reads its files again."""
-    active = {name for name, state in states.items() if state in ("active", "reloading")}
     wanted = {unit["name"]: unit for unit in new.units}
+    # A service that its socket is just starting has read the old files; one that we start is started again.
+    rising = {name for name, state in states.items() if state == "activating" and not wanted.get(name, {}).get("start")}
+    active = rising | {name for name, state in states.items() if state in ("active", "reloading")}
     plan = {}
     for unit in old.units:
         name = unit["name"]

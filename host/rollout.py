@@ -96,6 +96,19 @@ def check_budget(settings: dict) -> None:
         time.sleep(1)
 
 
+def check_partners(settings: dict) -> None:
+    """Refuse to stop the directors' service on the last of them."""
+    others = [place for place in settings["balancers"] if place != settings["responder"]]
+    limit = time.monotonic() + settings["healthyDeadlineSeconds"]
+    while settings["minimumServers"] and others and not any(ask(place, "/ready") for place in others):
+        if time.monotonic() >= limit:
+            raise Failed(
+                f"budget: no other director is ready to take over ({', '.join(others)}): bring one back first, or set "
+                f"fleet:rollout.minimumServers to 0"
+            )
+        time.sleep(1)
+
+
 def count_servers(settings: dict, table: dict) -> None:
     least, own = settings["minimumServers"], settings["address"]
     for name in settings["services"]:

@@ -19,6 +19,7 @@ ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that s
 STATE = f"{ROOT}/var/lib/fleet"
 GENERATIONS, SECRETS, FOREIGN = f"{STATE}/generations", f"{STATE}/secrets", f"{STATE}/foreign"
 CURRENT, UNSETTLED = f"{STATE}/current", f"{STATE}/unsettled"
+SECRET_SECONDS = 86400  # a secret that nothing names yet is kept for
 KEEP = 5  # generations kept besides the live one and the origin
 
 
@@ -277,4 +278,7 @@ def prune() -> None:
     entries = [entry for name in names() for entry in load(name).entries.values()]
     used = {entry["digest"] for entry in entries if entry["kind"] == "secret"}
     for digest in set(os.listdir(SECRETS)) - used if os.path.isdir(SECRETS) else ():
-        os.unlink(f"{SECRETS}/{digest}")
+        place = f"{SECRETS}/{digest}"
+        # One that was just sent is for an apply that is still to come.
+        if time.time() - os.stat(place).st_mtime > SECRET_SECONDS:
+            os.unlink(place)

@@ -100,8 +100,13 @@ class Consequences(unittest.TestCase):
         asleep = [unit("a.service", restart=["/etc/a"], start=False)]
         for state in ("inactive", "failed", "activating"):
             self.assertEqual({"a.service": "start"}, self.plan([], wanted, ["/etc/a"], a_service=state))
-            self.assertEqual({}, self.plan([], asleep, ["/etc/a"], a_service=state))
-        self.assertEqual({"a.service": "restart"}, self.plan([], asleep, ["/etc/a"], a_service="active"))
+        for state, action in (("inactive", {}), ("failed", {}), ("active", {"a.service": "restart"})):
+            self.assertEqual(action, self.plan([], asleep, ["/etc/a"], a_service=state))
+
+    def test_a_service_that_its_socket_is_just_starting_has_read_the_old_files(self):
+        asleep = [unit("a.service", restart=["/etc/a"], start=False)]
+        self.assertEqual({"a.service": "restart"}, self.plan(asleep, asleep, ["/etc/a"], a_service="activating"))
+        self.assertEqual({}, self.plan(asleep, asleep, ["/etc/b"], a_service="activating"))
 
     def test_a_unit_of_ours_that_vanished_is_stopped_and_one_of_the_distribution_is_not(self):
         ours = [file("/etc/systemd/system/a.service", "x\n"), file("/etc/systemd/system/t@.service", "x\n")]

@@ -162,11 +162,16 @@ class Secrets(OnAMachine):
         store = self.machine.root / "var/lib/fleet/secrets"
         self.assertEqual((0o700, 0o600), (store.stat().st_mode & 0o777, (store / self.DIGEST).stat().st_mode & 0o777))
 
-    def test_a_secret_that_nothing_names_any_more_goes(self):
+    def test_a_secret_that_nothing_names_any_more_goes_and_one_that_was_just_sent_waits_for_its_apply(self):
         self.send("one\n")
         self.send("two\n", digest="cd" * 32)
+        store = self.machine.root / "var/lib/fleet/secrets"
         self.machine.report(self.bundle())
-        self.assertEqual([self.DIGEST], os.listdir(self.machine.root / "var/lib/fleet/secrets"))
+        self.assertEqual(2, len(os.listdir(store)))
+        os.utime(store / ("cd" * 32), (0, 0))
+        self.machine.report(self.bundle())
+        self.machine.report(bundle(file("/etc/other", "x\n")))
+        self.assertNotIn("cd" * 32, os.listdir(store))
 
 
 class Checking(OnAMachine):

@@ -136,6 +136,18 @@ class Budget(RollingOut):
         self.assertEqual([], self.machine.calls())
 
 
+    def test_a_directors_service_is_restarted_where_another_can_take_over_and_nowhere_else(self):
+        self.first()
+        changed = self.text("two", leave=True)
+        self.peer_ready = False
+        said = self.failure(changed)
+        self.assertIn(f"budget: no other director is ready to take over ({self.second})", said)
+        self.assertEqual([], self.machine.calls())
+        self.machine.report(self.text("two", leave=True, restart=[], reload=["/etc/web.conf"]))
+        self.peer_ready = True
+        self.machine.report(self.text("three", leave=True))
+
+
 class Draining(RollingOut):
     def test_a_restart_that_loses_requests_waits_for_the_drain_and_a_reload_does_not(self):
         self.first()
@@ -482,6 +494,27 @@ class Watching(RollingOut):
             self.assertEqual((first, "one", False), (self.generation(), self.word(), self.unsettled()))
             self.assertFalse(self.machine.exists("/etc/more.conf"))
             self.assertEqual([], [call for call in self.machine.calls() if "restart" in call])
+
+
+    def test_what_an_abandoned_change_started_is_stopped_by_whoever_leaves_it(self):
+        more = file("/etc/systemd/system/more.service", "[Service]\n"), record("unit", name="more.service")
+        one, three = (self.text(word, confirm=1) for word in ("one", "three"))
+        for leaves in (
+            lambda: self.machine.report(one),  # the operator took it back
+            lambda: self.machine.report(three),  # or went on to another change
+            self.watch,
+            lambda: (self.killed_on_its_way_back(), self.watch()),
+        ):
+            self.gate(self.machine.report(one)["generation"])
+            self.gate(self.machine.report(self.text("two", *more, confirm=1))["generation"], hold=1)
+            state = self.machine.root / "units/more.service"
+            self.assertEqual("active", state.read_text().strip())
+            leaves()
+            self.assertEqual("inactive", state.read_text().strip())
+
+    def killed_on_its_way_back(self):
+        done = self.machine.run("converge.py", "watch", FLEET_KILL_AT="unlinked")
+        self.assertEqual(-signal.SIGKILL, done.returncode)
 
 
 class Killed(RollingOut):

@@ -23,8 +23,13 @@ const threadsPerChild = 25;
 /** Port of this VM alone on which a candidate is tried. */
 const trialPort = 8443;
 
-/** Apache on one VM: the server and one vhost for each site. `vips` names each PHP group's address. */
-export function apachePart(machine: Machine, sites: readonly Site[], vips: Readonly<Record<string, string>>): Partial<HostContent> {
+/** Apache on one VM: the server at its VIP, and one vhost for each site. `phpVips` names each PHP group's address. */
+export function apachePart(
+  machine: Machine,
+  vip: string,
+  sites: readonly Site[],
+  phpVips: Readonly<Record<string, string>>,
+): Partial<HostContent> {
   const unit = "fleet-apache.service";
   // An idle event worker thread needs about 1 MB with its TLS buffers; a quarter of the VM is theirs.
   const processes = Math.max(2, Math.floor(machine.memoryMb / 4 / threadsPerChild));
@@ -35,12 +40,19 @@ export function apachePart(machine: Machine, sites: readonly Site[], vips: Reado
     workers: processes * threadsPerChild,
     trialPort,
   };
+  // As a visitor comes who names no site; a VIP is local to the VM that is asked.
+  const doors = ["http", "https"].map((scheme) => ({
+    name: `${scheme} at the VIP`,
+    kind: "http" as const,
+    url: `${scheme}://${vip}/`,
+    status: [404],
+  }));
   const hosts = Object.fromEntries(sites.map((site) => [site.name, site.hosts[0]]));
   return {
     packages: ["apache2"],
     files: [
       { path: "/etc/apache2/fleet.conf", text: render(__dirname, "fleet.conf", main) },
-      ...sites.map((site) => vhostFile(site, vips[site.php.group])),
+      ...sites.map((site) => vhostFile(site, phpVips[site.php.group])),
       { path: "/etc/logrotate.d/fleet-apache", text: render(__dirname, "fleet-apache.logrotate", {}) },
       unitFile(unit, render(__dirname, unit, {})),
       { path: "/etc/fleet/sites.json", text: `${JSON.stringify(hosts, null, 2)}\n` },
@@ -62,8 +74,8 @@ export function apachePart(machine: Machine, sites: readonly Site[], vips: Reado
         drain: true,
       },
     ],
-    probes: [{ name: "Apache answers", kind: "http", url: "http://127.0.0.1/fleet-status?auto", status: [200], within: 20 }],
-    health: [{ name: "Apache", kind: "http", url: "http://127.0.0.1/fleet-status?auto", status: [200] }],
+    probes: doors.map((door) => ({ ...door, within: 10 })),
+    health: doors,
   };
 }
 

@@ -6,6 +6,9 @@ import { unitDirectory, unitFile } from "../system/system";
 /** Where the sites' trees are on every VM that uses them; the NAS VM exports the same path. */
 export const sitesDirectory = "/srv/sites";
 
+/** Its unit. */
+export const sitesMount = "srv-sites.mount";
+
 /** Path under which a NAS VM keeps and exports the sites. */
 export const nasSitesDirectory = "/srv/fleet/sites";
 
@@ -30,7 +33,7 @@ export function mountPart(nas: NonNullable<Fleet["config"]["nas"]>, access: "rw"
     export: nas.kind === "appliance" ? nas.export : nasSitesDirectory,
     options: ["vers=4.2", "hard", "nosuid", "nodev", "noatime", "lookupcache=pos", access, ...extra].join(","),
   };
-  const unit = "srv-sites.mount";
+  const unit = sitesMount;
   return {
     packages: ["nfs-common"],
     files: [unitFile(unit, render(__dirname, unit, view)), { path: "/etc/modprobe.d/fleet-nfs.conf", text: moduleOptions }],

@@ -1,7 +1,7 @@
 import { atLeast } from "../../config/php-builds";
 import type { PhpBuild, PhpGroup, Site } from "../../config/model";
 import type { HostContent, SecretFile } from "../content";
-import { sitesDirectory } from "../nas/mount";
+import { sitesDirectory, sitesMount } from "../nas/mount";
 import { render } from "../render";
 import { unitDirectory, unitFile } from "../system/system";
 
@@ -106,7 +106,12 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
     ],
     units: [
       { name: `${unit}.socket`, restart: [`${unitDirectory}/${unit}.socket`], drain: true },
-      { name: `${unit}.service`, restart: [`${unitDirectory}/${unit}.service`, `${directory}/`], start: false },
+      {
+        name: `${unit}.service`,
+        // Its namespace keeps the file system that it was started with.
+        restart: [`${unitDirectory}/${unit}.service`, `${unitDirectory}/${sitesMount}`, `${directory}/`],
+        start: false,
+      },
     ],
     probes: [
       {

@@ -32,6 +32,12 @@ const mistakes: readonly Mistake[] = [
       /web1: probe health responder says healthy failed(?: for \d+ s)?: virtual address 10\.\d+\.0\.100: \S+ is not an address of this machine/,
   },
   {
+    what: "HTTPS that nobody listens for",
+    host: "web1",
+    edits: [["templates/apache/fleet.conf.mustache", "    Listen 443\n", "    Listen 127.0.0.1:443\n"]],
+    message: /web1: probe (https at the VIP|health responder says healthy) failed[^]*refused/,
+  },
+  {
     what: "check that every server would fail",
     host: "lb1",
     edits: [["templates/lvs/keepalived.conf.mustache", "path /ready", "path /readyx"]],
@@ -80,8 +86,8 @@ const mistakes: readonly Mistake[] = [
     edits: [
       [
         apache,
-        'url: "http://127.0.0.1/fleet-status?auto", status: [200], within: 20',
-        'url: "http://127.0.0.1/none", status: [200], within: 3',
+        "probes: doors.map((door) => ({ ...door, within: 10 }))",
+        'probes: [{ name: "Apache answers", kind: "http", url: "http://127.0.0.1/none", status: [200], within: 3 }]',
       ],
     ],
     message: /web1: probe Apache answers failed for 3 s: status 40[34], expected \[200\]/,

@@ -40,6 +40,8 @@ describe("a rollout under load loses no request", () => {
   it("a PHP build", async () => {
     const served = (): Promise<string> => on("php1", "grep -o '/opt/php/[^/]*' /etc/systemd/system/fleet-site-status.service");
     const before = await served();
+    const backlog = (): Promise<string> => on("web1", "cat /proc/sys/net/core/somaxconn");
+    expect(await backlog()).toBe("4000\n");
     // An option that changes nothing but the build.
     const config = changedConfig((text) => text.replace(/(\n +)release: 8\.2\.32/, "$1options: [--disable-short-tags]$&"));
     const { seen, code, said } = await rollOut("a PHP build", mixed, undefined, config);
@@ -47,6 +49,8 @@ describe("a rollout under load loses no request", () => {
     expect(said).toMatch(/php1: changed .*; restart fleet-site-blog.service/);
     expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
     expect(await served()).not.toBe(before);
+    // A kernel parameter that the change before set has gone with it.
+    expect(await backlog()).toBe("4096\n");
   });
 
   it("and the way back to the committed templates", async () => {

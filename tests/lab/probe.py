@@ -39,7 +39,10 @@ def connect():
 
 
 def answer(connection):
-    response = connection.getresponse()
+    return read(connection.getresponse())
+
+
+def read(response):
     body = response.read().decode(errors="replace")
     if response.status != 200:
         return False, f"status {response.status}"
@@ -91,13 +94,14 @@ def keep(at):
     connection, used = kept_or_new()
     try:
         connection.request("GET", path, headers={"Host": host})
-        outcome = answer(connection)
+        response = connection.getresponse()
     except (http.client.RemoteDisconnected, ConnectionError):
         connection.close()
         if not used:
             raise
         resent.append(at)
         return get(at)
+    outcome = read(response)  # once it has begun, an answer that is cut off is one that failed
     idle.put(connection)
     return outcome
 

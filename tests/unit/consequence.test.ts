@@ -18,6 +18,11 @@ describe("a preview tells what a change does on the VM", () => {
     expect(consequences(whole(site("a\n"), service), whole(site("a\n"), service))).toEqual([]);
   });
 
+  it("an option of a kernel module counts at the next boot", () => {
+    const option = (text: string): string => whole({ files: [{ path: "/etc/modprobe.d/nfs.conf", text }] });
+    expect(consequences(option("a\n"), option("b\n"))).toEqual(["changed /etc/modprobe.d/nfs.conf (at its next boot)"]);
+  });
+
   it("a unit that was fragile before the change is drained for it, whatever the new bundle says of it", () => {
     const fragile = { restart: ["/etc/v/"], drain: true };
     const after = whole(site("b\n"), unit({ ...fragile, drain: false }));

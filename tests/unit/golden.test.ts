@@ -31,7 +31,7 @@ const directors = fleet.machines.filter((m) => m.role === "director");
 /** What each role's VM contains in the lab's stack. */
 const contents: Record<string, readonly Partial<HostContent>[]> = {
   lb1: [keepalivedPart(machine("lb1"), directors, settings, fleet.services)],
-  web1: [vipPart([mutualised.vip]), mountPart(nas, "ro"), apachePart(machine("web1"), fleet.sites, { "php-a": group.vip })],
+  web1: [vipPart([mutualised.vip]), mountPart(nas, "ro"), apachePart(machine("web1"), mutualised.vip, fleet.sites, { "php-a": group.vip })],
   php1: [vipPart([group.vip], fpmSysctls), mountPart(nas, "rw"), fpmPart(group, around)],
   nas1: [
     nasServerPart(fleet.sites, [

@@ -1,7 +1,7 @@
 import * as pulumi from "@pulumi/pulumi";
 import type { Fleet, PhpGroup } from "../config/model";
 import { mountPart } from "../templates/nas/mount";
-import { fpmPart, fpmSysctls, type FpmSurroundings } from "../templates/php/fpm";
+import { fpmPart, fpmSysctls, restPart, type FpmSurroundings } from "../templates/php/fpm";
 import { vipPart } from "../templates/system/vip";
 import { keepApart } from "./anti-affinity";
 import type { Artefact } from "./host-config";
@@ -42,7 +42,12 @@ export class PhpFpmTier extends pulumi.ComponentResource {
       {
         platform,
         machines: group.machines,
-        content: () => [vipPart([group.vip], fpmSysctls), mountPart(args.nas, "rw"), fpmPart(group, args.around)],
+        content: ({ address }) => [
+          vipPart([group.vip], fpmSysctls),
+          mountPart(args.nas, "rw"),
+          fpmPart(group, args.around),
+          restPart(address, group.idleSeconds),
+        ],
         extras: () => ({ artefacts: args.artefacts }),
         ...(args.after ? { after: args.after } : {}),
       },

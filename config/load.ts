@@ -14,7 +14,7 @@ import {
   type SiteConfig,
   type StackConfig,
 } from "./schema";
-import { megabytes } from "./units";
+import { megabytes, seconds } from "./units";
 
 /** What the loader reads: everything an operator wrote, already parsed from YAML. */
 export interface Written {
@@ -60,16 +60,12 @@ export function loadFleet(written: Written): Loaded {
   problems.push(...checkAddresses(draft, stackFile), ...checkReferences(draft, stackFile), ...checkSites(sites));
   problems.push(...checkPatches(draft, stackFile, written.patches ?? {}));
   const resolved = sites.map(({ file, site }) => resolveSite(draft, stackFile, file, site, problems));
-  problems.push(...checkSessions(written, sites));
+  const accepted = resolved.filter((s) => s !== undefined);
+  problems.push(...checkSessions(written, sites), ...checkMemory(draft, stackFile, accepted));
   if (problems.length > 0) throw new ConfigError(problems);
   // Without a problem every key was accepted, so the draft is whole.
   return {
-    fleet: resolve(
-      written.stack,
-      draft as StackConfig,
-      resolved.filter((s) => s !== undefined),
-      written.patches ?? {},
-    ),
+    fleet: resolve(written.stack, draft as StackConfig, accepted, written.patches ?? {}),
     secrets: secrets as Secrets,
   };
 }
@@ -341,6 +337,45 @@ function checkReferences(c: Draft, file: string): Problem[] {
 /** Memory of a PHP VM that is not the sites': Debian, sshd, the health responder, and room for a change. */
 const systemMb = 256;
 
+/** Most that a site takes which does not say how much: five children of an ordinary application and its OPcache. */
+const siteMb = 512;
+
+/** Least that a site's FPM with one child and an OPcache in use works in. */
+const leastMb = 64;
+
+type PhpGroupConfig = NonNullable<StackConfig["mutualised"]>["php"][string];
+
+/** What a VM of a group has for sites, how many of them it has at work at once, and what each may take by default. */
+function room(group: PhpGroupConfig): { vmMb: number; availableMb: number; active: number; shareMb: number } {
+  const vmMb = megabytes(group.memory) ?? 0;
+  const availableMb = vmMb - systemMb;
+  const active = group.activeSites ?? Math.max(1, Math.floor(availableMb / siteMb));
+  return { vmMb, availableMb, active, shareMb: Math.min(siteMb, Math.floor(availableMb / active)) };
+}
+
+/** The sites at work at once must fit, be they the largest. None of them alone is too large: that was checked. */
+function checkMemory(c: Draft, file: string, sites: readonly Site[]): Problem[] {
+  return Object.entries(c.mutualised?.php ?? {}).flatMap(([name, group]) => {
+    const { vmMb, availableMb, active } = room(group);
+    const largest = sites
+      .filter((s) => s.php.group === name)
+      .sort((a, b) => b.memoryMb - a.memoryMb)
+      .slice(0, active);
+    const wanted = largest.reduce((sum, s) => sum + s.memoryMb, 0);
+    if (wanted <= availableMb || largest.some((s) => s.memoryMb > availableMb)) return [];
+    const [first] = largest;
+    return [
+      {
+        file,
+        property: `fleet:mutualised.php.${name}.activeSites`,
+        value: active,
+        allowed: `as many as fit: the ${largest.length} largest sites may take ${wanted} MB, and of a VM's ${vmMb} MB the system keeps ${systemMb} MB, which leaves ${availableMb} MB`,
+        remedy: `Lower php.memory of the largest (${first?.name} has ${first?.memoryMb} MB), or give the VMs more memory.`,
+      },
+    ];
+  });
+}
+
 /** Finds the site's group; where there is none says which versions and groups there are. */
 function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft, problems: Problem[]): Site | undefined {
   if (!site.php) return undefined;
@@ -381,14 +416,24 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
       });
     }
   }
-  const [vmMb, siteMb] = [megabytes(first[1].memory ?? "") ?? Infinity, megabytes(site.php.memory) ?? 0];
-  if (siteMb > vmMb - systemMb) {
+  const { vmMb, availableMb, shareMb } = room(first[1]);
+  const memoryMb = megabytes(site.php.memory ?? "") ?? shareMb;
+  if (memoryMb > availableMb) {
     problems.push({
       file,
       property: "php.memory",
       value: site.php.memory,
-      allowed: `at most ${vmMb - systemMb} MB: a VM of ${first[0]} has ${vmMb} MB, of which the system keeps ${systemMb} MB`,
+      allowed: `at most ${availableMb} MB: a VM of ${first[0]} has ${vmMb} MB, of which the system keeps ${systemMb} MB`,
       remedy: `Lower it, or give the VMs of ${first[0]} more memory in ${stackFile}.`,
+    });
+  }
+  if (memoryMb < leastMb) {
+    problems.push({
+      file,
+      property: "php.memory",
+      value: `${memoryMb} MB`,
+      allowed: `at least ${leastMb} MB; where a site does not say, a VM's ${vmMb} MB less ${systemMb} MB for the system is shared by activeSites`,
+      remedy: `Raise it, or lower fleet:mutualised.php.${first[0]}.activeSites in ${stackFile}.`,
     });
   }
   if (site.sessions === "redis" && !c.redis) {
@@ -428,7 +473,7 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
     });
   }
   // Without a problem the site was accepted whole.
-  return { ...(site as SiteConfig), php: { ...site.php, group: first[0] }, memoryMb: megabytes(site.php.memory) ?? 0 };
+  return { ...(site as SiteConfig), php: { ...site.php, group: first[0] }, memoryMb };
 }
 
 function checkSites(sites: readonly { file: string; site: SiteDraft }[]): Problem[] {
@@ -529,6 +574,7 @@ function resolve(stack: string, config: Fleet["config"], sites: readonly Site[],
       return [known];
     }),
     sites: sites.filter((s) => s.php.group === name),
+    idleSeconds: seconds(g.idle) ?? 0,
   }));
   return { stack, config, machines, sites, phpGroups, phpBuilds: [...builds.values()], services: servicesOf(config, machines, phpGroups) };
 }

@@ -53,6 +53,8 @@ export interface PhpGroup {
   readonly machines: readonly Machine[];
   readonly builds: readonly PhpBuild[];
   readonly sites: readonly Site[];
+  /** A site's PHP ends after this many seconds without a request. */
+  readonly idleSeconds: number;
 }
 
 /** A balanced service: addresses and ports, and who answers for them. */

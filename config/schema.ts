@@ -133,6 +133,10 @@ export const mutualisedSchema = z.strictObject({
       vip: address,
       versions: z.array(phpVersion).min(1),
       hosts,
+      /** Most sites at work at once on one VM: as much memory as the largest of them may take must be there. @default all */
+      activeSites: z.int().min(1).optional(),
+      /** A site's PHP ends after this time without a request; the next one starts it again. */
+      idle: duration.default("10 minutes"),
     }),
   ),
 });
@@ -245,8 +249,8 @@ export const siteSchema = z.strictObject({
     modules: z.array(z.string()).default([]),
     /** Most requests of this site at once on each VM. */
     maxChildren: z.int().min(1).max(500).default(5),
-    /** Memory of the whole service on each VM. */
-    memory: size.default("512 MB"),
+    /** Memory of the whole service on each VM. @default an equal share of the VM, at most 512 MB */
+    memory: size.optional(),
     /** php.ini values of this site. */
     ini: z
       .record(

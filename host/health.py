@@ -10,7 +10,9 @@ not take its neighbours away. A JSON object says how each check went: {ready, dr
 `sites` being those of kind fastcgi. GET /balancer, on a director, answers what the kernel's IPVS table holds: {live, services: {"vip:port": {address: {weight, active}}}},
 `live` telling whether this director holds the VIPs. GET /through, on a director, asks each door as a
 visitor would: {live, doors: {"vip:port": what is wrong, or nothing}}. One that is live asks none: its
-connections would come from the VIP itself, be answered to nobody, and count as open for a minute. FILE is JSON:
+connections would come from the VIP itself, be answered to nobody, and count as open for a minute. GET /quiet
+tells for how many seconds nobody but the responder has asked a site for anything: {unit: seconds}, of the sites
+whose service runs; see rest.py. FILE is JSON:
 
     listen, port   where to answer
     vips           on a director: its virtual addresses
@@ -18,7 +20,7 @@ connections would come from the VIP itself, be answered to nobody, and count as 
     checks         [{name, kind, ...}]; kind is one of
       http         url, host?, status? ([200])
       tcp          address, port
-      fastcgi      address, port, path (FPM's ping.path), asked from 127.0.0.1; unit, children:
+      fastcgi      address, port, path (FPM's pm.status_path), asked from 127.0.0.1; unit, children:
                    while this unit does not run the site sleeps, and systemd must hold its port; a site
                    that does not answer while all its children are at work is busy, and that is no fault
       address      address: must be one of this machine's
@@ -36,6 +38,7 @@ import http.client
 import json
 import math
 import os
+import re
 import select
 import signal
 import socket
@@ -57,6 +60,7 @@ UNITS = f"{ROOT}/run/systemd/units"
 CHECK_SECONDS, CACHE_SECONDS, ANSWER_SECONDS, STALE_SECONDS = 1.0, 0.5, 0.3, 3.0
 SITE_SECONDS = 4.0  # for a site's FPM: a child must become free, or be born
 PATIENCE = {"fastcgi": SITE_SECONDS + CHECK_SECONDS}
+CONNECTIONS = re.compile(r"accepted conn:\s+(\d+)")
 WORKERS = 32
 NEEDS = {
     "http": {"url": str}, "tcp": {"address": str, "port": int}, "unit": {"unit": str}, "mount": {"path": str},
@@ -159,25 +163,49 @@ def listening() -> set[tuple[str, int]]:
     return found
 
 
-def check_unit(check: dict) -> str:
+def check_unit(check: dict, _: Health) -> str:
     return "" if runs(check["unit"]) else f"{check['unit']} does not run"
 
 
-def check_http(check: dict) -> str:
+def check_http(check: dict, _: Health) -> str:
     return probes.http_problem(check["url"], check.get("host", ""), check.get("status", [200]), "", CHECK_SECONDS)
 
 
-def check_tcp(check: dict) -> str:
+def check_tcp(check: dict, _: Health) -> str:
     return probes.tcp_problem(check["address"], check["port"], CHECK_SECONDS)
 
 
-def check_fastcgi(check: dict) -> str:
+class Quiet:
+    """Since when each site has been asked by nobody but this responder. FPM counts the connections that it
+    accepts, so where the count has grown by one since the last look, that one was ours."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, tuple[int, float]] = {}  # unit: connections, since when nobody else made one
+
+    def heard(self, unit: str, connections: int) -> None:
+        before, since = self.seen.get(unit, (None, 0.0))
+        own = before is not None and connections == before + 1
+        self.seen[unit] = connections, since if own else time.monotonic()
+
+    def gone(self, unit: str) -> None:
+        """Its next master counts from nothing."""
+        self.seen.pop(unit, None)
+
+    def seconds(self) -> dict[str, float]:
+        return {unit: round(time.monotonic() - since, 1) for unit, (_, since) in self.seen.copy().items()}
+
+
+def check_fastcgi(check: dict, health: Health) -> str:
     try:
-        return probes.fastcgi_problem(check["address"], check["port"], check["path"], "pong", SITE_SECONDS)
+        answer = probes.fastcgi_answer(check["address"], check["port"], check["path"], SITE_SECONDS)
     except TimeoutError:
         if probes.busy(check["unit"], check["children"]):
             return ""
         raise
+    if not (counted := CONNECTIONS.search(answer)):
+        return "its answer is not FPM's status" if answer else "no answer"
+    health.quiet.heard(check["unit"], int(counted[1]))
+    return ""
 
 
 def sleeping(checks: list[dict]) -> dict[str, str]:
@@ -188,11 +216,18 @@ def sleeping(checks: list[dict]) -> dict[str, str]:
     return {name: "" if place in held else "nobody listens on {}:{}".format(*place) for name, place in places.items()}
 
 
-def check_address(check: dict) -> str:
+def check_address(check: dict, _: Health) -> str:
     return "" if holds(check["address"]) else f"{check['address']} is not an address of this machine"
 
 
-CHECKS = {"http": check_http, "tcp": check_tcp, "unit": check_unit, "fastcgi": check_fastcgi, "address": check_address}
+def check_mount(check: dict, health: Health) -> str:
+    return health.probers[check["path"]].ask(check["path"])
+
+
+CHECKS = {
+    "http": check_http, "tcp": check_tcp, "unit": check_unit, "fastcgi": check_fastcgi,
+    "address": check_address, "mount": check_mount,
+}  # fmt: skip
 
 
 class MountProber:
@@ -243,7 +278,7 @@ class Health:
         with self.turn:
             self.checks, self.vips = config.get("checks", []), config.get("vips", [])
             self.looking, self.seen, self.asked = None, -math.inf, {}
-            self.doors = config.get("doors", [])
+            self.doors, self.quiet = config.get("doors", []), Quiet()
             self.sites = {check["name"] for check in self.checks if check["kind"] == "fastcgi"}
             for check in self.checks:
                 if check["kind"] == "mount":
@@ -252,9 +287,7 @@ class Health:
     def run(self, check: dict, begun: list[float]) -> str:
         begun.append(time.monotonic())
         try:
-            if check["kind"] == "mount":
-                return self.probers[check["path"]].ask(check["path"])
-            return CHECKS[check["kind"]](check)
+            return CHECKS[check["kind"]](check, self)
         except Exception as error:  # noqa: BLE001  a check that breaks is a check that fails
             return str(error) or type(error).__name__
 
@@ -272,6 +305,9 @@ class Health:
 
     def look_now(self, checks: list[dict], asked: dict) -> None:
         results = sleeping(checks)
+        for check in checks:
+            if check["name"] in results:
+                self.quiet.gone(check["unit"])
         awake = [check for check in checks if check["name"] not in results]
         for check in awake:
             if check["name"] not in asked:
@@ -310,6 +346,9 @@ def handler(health: Health) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             if self.path == "/ready":
                 status, answer = health.answer()
+            elif self.path == "/quiet":
+                health.look()  # where no balancer asks, the last one may be long ago
+                status, answer = 200, health.quiet.seconds()
             elif self.path == "/balancer" and health.vips:
                 status, answer = 200, {"live": is_live(health.vips), "services": ipvs.table()}
             elif self.path == "/through" and health.vips:

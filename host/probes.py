@@ -64,17 +64,22 @@ def fastcgi_request(path: str) -> bytes:
     return begin + fastcgi_record(4, pairs) + fastcgi_record(4, b"") + fastcgi_record(5, b"")
 
 
-def fastcgi_problem(address: str, port: int, path: str, contains: str, seconds: float) -> str:
-    """GET of a path, asked from 127.0.0.1 even to a VIP of this machine, so that
+def fastcgi_answer(address: str, port: int, path: str, seconds: float) -> str:
+    """What a GET of a path gives, headers and all. Asked from 127.0.0.1 even to a VIP of this machine, so that
     listen.allowed_clients needs no VIP."""
     answer, limit = b"", time.monotonic() + seconds
     with socket.create_connection((address, port), seconds, ("127.0.0.1", 0)) as connection:
         connection.sendall(fastcgi_request(path))
-        while (chunk := connection.recv(4096)) and time.monotonic() < limit and len(answer) < 1 << 20:
+        while (chunk := connection.recv(4096)) and time.monotonic() < limit and len(answer) < MOST_BYTES:
             answer += chunk
+    return answer.decode("utf-8", "replace")
+
+
+def fastcgi_problem(address: str, port: int, path: str, contains: str, seconds: float) -> str:
+    answer = fastcgi_answer(address, port, path, seconds)
     if not answer:
         return "no answer"
-    return "" if contains.encode() in answer else f"the answer does not contain {contains!r}"
+    return "" if contains in answer else f"the answer does not contain {contains!r}"
 
 
 def busy(unit: str, children: int) -> bool:

@@ -22,14 +22,15 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 
 class Ping(socketserver.BaseRequestHandler):
-    """Answers "pong <peer>" to a FastCGI request for /ping; anything else gets no answer."""
+    """Answers "pong <peer>" and how many have asked to a FastCGI request for /ping; anything else gets no answer."""
 
     def handle(self):
         asked = b""
         while not asked.endswith(struct.pack("!BBHHBB", 1, 5, 1, 0, 0, 0)):  # the empty body ends the request
             asked += self.request.recv(4096)
         if b"/ping" in asked:
-            body = f"Status: 200\r\n\r\npong {self.client_address[0]}".encode()
+            self.server.connections += 1
+            body = f"Status: 200\r\n\r\npong {self.client_address[0]}\naccepted conn:  {self.server.connections}\n".encode()
             self.request.sendall(struct.pack("!BBHHBB", 1, 6, 1, len(body), 0, 0) + body)
             self.request.sendall(struct.pack("!BBHHBB", 1, 3, 1, 8, 0, 0) + bytes(8))
 
@@ -49,7 +50,9 @@ def web_server(test):
 
 
 def fastcgi_server(test):
-    return serve(test, socketserver.ThreadingTCPServer(("127.0.0.1", 0), Ping))
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Ping)
+    server.connections = 0
+    return serve(test, server)
 
 
 def free_port():

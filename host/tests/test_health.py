@@ -14,6 +14,7 @@ import unittest
 from unittest import mock
 
 import health
+import probes
 from tests.machine import HOST, Machine
 from tests.stand_ins import fastcgi_server, free_port, web_server
 
@@ -111,6 +112,27 @@ class Serving(Responder):
         status, body = self.after_cache()
         self.assertEqual((503, f"nobody listens on 127.0.0.1:{port}"), (status, body["sites"]["a"]))
 
+    def test_a_site_is_quiet_from_the_last_time_that_anybody_else_asked_it(self):
+        port = fastcgi_server(self)
+        self.runs("a.service")
+        self.start(self.site("a", port))
+        for _ in range(2):
+            self.after_cache()
+        _, quiet = self.ask("/quiet")
+        self.assertGreater(quiet["a.service"], 2 * health.CACHE_SECONDS)
+        probes.fastcgi_answer("127.0.0.1", port, "/ping", 1)
+        self.after_cache()
+        self.assertLess(self.ask("/quiet")[1]["a.service"], quiet["a.service"])
+
+    def test_a_site_that_sleeps_is_not_among_the_quiet_ones(self):
+        self.runs("a.service")
+        port = fastcgi_server(self)
+        self.start(self.site("a", port))
+        self.assertEqual(["a.service"], list(self.ask("/quiet")[1]))
+        (self.machine.root / "run/systemd/units/invocation:a.service").unlink()
+        self.after_cache()
+        self.assertEqual({}, self.ask("/quiet")[1])
+
     def test_an_address_must_be_the_machines_own(self):
         self.assertEqual(200, self.start({"name": "vip", "kind": "address", "address": "127.0.0.1"})[0])
         self.configure({"name": "vip", "kind": "address", "address": "192.0.2.1"})
@@ -198,7 +220,7 @@ class Looking(unittest.TestCase):
 
     def test_all_checks_together_take_no_longer_than_one(self):
         slow = [{"name": str(n), "kind": "slow"} for n in range(20)]
-        with mock.patch.dict(health.CHECKS, slow=lambda check: time.sleep(3)):
+        with mock.patch.dict(health.CHECKS, slow=lambda *_: time.sleep(3)):
             looker = health.Health({"checks": slow})
             started = time.monotonic()
             status, body = looker.answer()
@@ -206,7 +228,7 @@ class Looking(unittest.TestCase):
         self.assertEqual((503, {"no answer for 1 s"}), (status, set(body["checks"].values())))
 
     def test_a_check_that_hangs_does_not_hold_the_answer_of_the_machine_up(self):
-        with mock.patch.dict(health.CHECKS, slow=lambda check: time.sleep(3)):
+        with mock.patch.dict(health.CHECKS, slow=lambda *_: time.sleep(3)):
             looker = health.Health({"checks": [{"name": "n", "kind": "slow"}]})
             self.assertEqual(503, looker.answer()[0])
             time.sleep(health.CACHE_SECONDS + 0.05)
@@ -217,14 +239,14 @@ class Looking(unittest.TestCase):
     def test_many_sites_that_hang_do_not_hold_the_machines_own_checks_up_and_a_check_that_breaks_fails(self):
         broken = mock.Mock(side_effect=ValueError("broken"))
         awake = mock.patch.object(health, "runs", lambda unit: True)
-        with awake, mock.patch.dict(health.CHECKS, fastcgi=lambda check: time.sleep(2), fine=lambda check: "", odd=broken):
+        with awake, mock.patch.dict(health.CHECKS, fastcgi=lambda *_: time.sleep(2), fine=lambda *_: "", odd=broken):
             sites = [{"name": str(n), "kind": "fastcgi", "unit": "x"} for n in range(2 * health.WORKERS)]
             looker = health.Health({"checks": [*sites, {"name": "n", "kind": "fine"}, {"name": "o", "kind": "odd"}]})
             seen = looker.look()
             self.assertEqual(("", "broken"), (seen["n"], seen["o"]))
 
     def test_sites_that_wait_for_their_turn_or_sleep_are_not_at_fault_however_many_hang(self):
-        def hangs(check):
+        def hangs(*_):
             time.sleep(1.3)
             return "timed out"
 
@@ -250,7 +272,7 @@ class Looking(unittest.TestCase):
     def test_a_busy_site_is_at_fault_when_its_patience_is_over_and_asked_once_meanwhile(self):
         asked, release = [], threading.Event()
 
-        def busy(check):
+        def busy(*_):
             asked.append(1)
             if len(asked) > 1:
                 release.wait(5)
@@ -284,15 +306,15 @@ class Looking(unittest.TestCase):
                 mock.patch.object(health, "SITE_SECONDS", 0.1),
             ):
                 machine.write("/a.service/pids.current", "3\n")
-                self.assertEqual("", health.check_fastcgi(site))
+                self.assertEqual("", health.check_fastcgi(site, mock.Mock()))
                 machine.write("/a.service/pids.current", "2\n")
-                self.assertRaises(TimeoutError, health.check_fastcgi, site)
+                self.assertRaises(TimeoutError, health.check_fastcgi, site, mock.Mock())
                 (machine.root / "a.service/pids.current").unlink()
-                self.assertRaises(TimeoutError, health.check_fastcgi, site)
+                self.assertRaises(TimeoutError, health.check_fastcgi, site, mock.Mock())
 
     def test_a_result_serves_for_a_while(self):
         asked = []
-        with mock.patch.dict(health.CHECKS, count=lambda check: asked.append(1) or ""):
+        with mock.patch.dict(health.CHECKS, count=lambda *_: asked.append(1) or ""):
             looker = health.Health({"checks": [{"name": "n", "kind": "count"}]})
             for _ in range(5):
                 looker.answer()

@@ -1,7 +1,9 @@
+import { healthPort } from "../../config/load";
 import { atLeast } from "../../config/php-builds";
 import type { PhpBuild, PhpGroup, Site } from "../../config/model";
 import type { HostContent, SecretFile } from "../content";
 import { sitesDirectory, sitesMount } from "../nas/mount";
+import { programFile } from "../programs";
 import { render } from "../render";
 import { unitDirectory, unitFile } from "../system/system";
 
@@ -24,6 +26,34 @@ export const siteUnit = (site: Pick<Site, "name">): string => `fleet-site-${site
 
 /** Name under which the program passes the text of a site's session settings. */
 export const sessionSecret = (site: Pick<Site, "name">): string => `sessions-${site.name}`;
+
+/** PHP that refuses a php.ini which it cannot read, or which sets what neither it nor a module of the build knows. */
+const iniCheck = [
+  "$set = parse_ini_file($argv[1], false, INI_SCANNER_RAW);",
+  "if ($set === false) exit(1);",
+  "unset($set['extension'], $set['zend_extension']);",
+  "$unknown = array_diff(array_keys($set), array_keys(ini_get_all(null, false)));",
+  "if ($unknown) { fwrite(STDERR, 'no such setting: ' . implode(', ', $unknown) . PHP_EOL); exit(1); }",
+].join(" ");
+
+/**
+ * A timer that stops the FPM of sites that nobody asks for anything: their ports stay, and the next
+ * request starts them again. Not while a change is unsettled.
+ */
+export function restPart(address: string, seconds: number): Partial<HostContent> {
+  const view = { responder: `${address}:${healthPort}`, seconds };
+  return {
+    files: [
+      programFile("rest.py"),
+      unitFile("fleet-rest.service", render(__dirname, "fleet-rest.service", view)),
+      unitFile("fleet-rest.timer", render(__dirname, "fleet-rest.timer", {})),
+    ],
+    units: [
+      { name: "fleet-rest.timer", restart: [`${unitDirectory}/fleet-rest.timer`] },
+      { name: "fleet-rest.service", start: false },
+    ],
+  };
+}
 
 /** All sites of a group, each a service of its own; see {@link sitePart}. */
 export function fpmPart(group: PhpGroup, around: FpmSurroundings): Partial<HostContent> {
@@ -85,15 +115,9 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
     secrets: [sessions],
     checks: [
       {
-        // FPM itself starts with defaults where it cannot read the file.
+        // FPM itself starts with defaults where it cannot read the file, and knows no name to be wrong.
         name: `php.ini of ${site.name}`,
-        argv: [
-          `/opt/php/${build.artefact}/bin/php`,
-          "-n",
-          "-r",
-          "exit(parse_ini_file($argv[1]) === false ? 1 : 0);",
-          `${directory}/php.ini`,
-        ],
+        argv: [`/opt/php/${build.artefact}/bin/php`, "-c", `${directory}/php.ini`, "-r", iniCheck, `${directory}/php.ini`],
         user: site.uid,
         group: site.uid,
       },
@@ -134,7 +158,7 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
         kind: "fastcgi",
         address: vip,
         port: site.port,
-        path: "/fleet-fpm-ping",
+        path: "/fleet-fpm-status",
         unit: `${unit}.service`,
         children: site.php.maxChildren,
       },

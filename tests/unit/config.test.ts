@@ -172,6 +172,16 @@ describe("each mistake names file, property, value, what is allowed and the reme
       'sites/lab/blog.yaml: php.memory is "513 MB"; allowed: at most 512 MB: a VM of php-a has 768 MB, of which the system keeps 256 MB. Lower it, or give the VMs of php-a more memory in Pulumi.lab.yaml.',
     ],
     [
+      "sites that no VM of their group has room for together",
+      (c) => (c["mutualised"].php["php-a"].activeSites = 2),
+      "Pulumi.lab.yaml: fleet:mutualised.php.php-a.activeSites is 2; allowed: as many as fit: the 2 largest sites may take 640 MB, and of a VM's 768 MB the system keeps 256 MB, which leaves 512 MB. Lower php.memory of the largest (blog has 384 MB), or give the VMs more memory.",
+    ],
+    [
+      "a share too small for PHP",
+      (c) => (c["mutualised"].php["php-a"].activeSites = 9),
+      'sites/lab/wiki.yaml: php.memory is "56 MB"; allowed: at least 64 MB; where a site does not say, a VM\'s 768 MB less 256 MB for the system is shared by activeSites. Raise it, or lower fleet:mutualised.php.php-a.activeSites in Pulumi.lab.yaml.',
+    ],
+    [
       "a session store that is not there",
       (c) => Reflect.deleteProperty(c, "memcached") && (c["redis"] = undefined),
       'sites/lab/status.yaml: sessions is "redis"; allowed: a store that the stack has. Add fleet:redis to Pulumi.lab.yaml.',
@@ -184,6 +194,20 @@ describe("each mistake names file, property, value, what is allowed and the reme
   ])("%s", (_name, edit, text) => {
     expect(mistakes(edit)).toContain(text);
   });
+});
+
+it("a site takes an equal share of its VM where it does not say, and at most 512 MB", () => {
+  const memory = (edit: Edit): unknown => {
+    const written = structuredClone(writtenStack("lab"));
+    edit(written.config, written.sites, written.secrets);
+    return Object.fromEntries(loadFleet(written).fleet.sites.map((s) => [s.name, s.memoryMb]));
+  };
+  expect(memory(() => undefined)).toEqual({ blog: 384, status: 512, wiki: 512 });
+  const shared: Edit = (c, s) => {
+    c["mutualised"].php["php-a"].activeSites = 4;
+    s["sites/lab/blog.yaml"].php.memory = "128 MB";
+  };
+  expect(memory(shared)).toEqual({ blog: 128, status: 128, wiki: 128 });
 });
 
 it("all mistakes come in one report, across files and across checks", () => {

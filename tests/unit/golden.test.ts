@@ -9,7 +9,7 @@ import { keepalivedPart } from "../../templates/lvs/keepalived";
 import { mountPart } from "../../templates/nas/mount";
 import { nasServerPart } from "../../templates/nas/server";
 import { builderPart } from "../../templates/php/builder";
-import { fpmPart, fpmSysctls, sessionSettings } from "../../templates/php/fpm";
+import { fpmPart, fpmSysctls, restPart, sessionSettings } from "../../templates/php/fpm";
 import { programDirectory } from "../../templates/programs";
 import { systemPart } from "../../templates/system/system";
 import { vipPart } from "../../templates/system/vip";
@@ -32,7 +32,7 @@ const directors = fleet.machines.filter((m) => m.role === "director");
 const contents: Record<string, readonly Partial<HostContent>[]> = {
   lb1: [keepalivedPart(machine("lb1"), directors, settings, fleet.services)],
   web1: [vipPart([mutualised.vip]), mountPart(nas, "ro"), apachePart(machine("web1"), mutualised.vip, fleet.sites, { "php-a": group.vip })],
-  php1: [vipPart([group.vip], fpmSysctls), mountPart(nas, "rw"), fpmPart(group, around)],
+  php1: [vipPart([group.vip], fpmSysctls), mountPart(nas, "rw"), fpmPart(group, around), restPart("10.77.0.31", group.idleSeconds)],
   nas1: [
     nasServerPart(fleet.sites, [
       { address: "10.77.0.21", access: "ro" },

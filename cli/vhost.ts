@@ -85,7 +85,7 @@ async function create(given: Wishes, options: Options): Promise<void> {
   const written = committed(options.stack, options.configFile);
   const wishes = process.stdin.isTTY ? await ask(given, loadFleet(written).fleet) : given;
   const { name, host, php, group, modules = [], sessions } = wishes;
-  if (!name || !host || !php) throw new CliError("without a terminal, give at least NAME, --host and --php");
+  if (!name || !host || !php) throw new CliError("a site needs a name, DNS names and a PHP version: NAME, --host and --php");
   const file = fileOf(written, name);
   const target = path.resolve(projectRoot, file);
   if (fs.existsSync(target)) throw new CliError(`${file} exists: change it there`);
@@ -108,6 +108,7 @@ function rewrite(name: string, options: Options, change: (text: string, written:
   const file = fileOf(written, name);
   const sites = Object.keys(written.sites);
   if (!sites.includes(file)) {
+    loadFleet(written); // a file that is no YAML is there, and told
     const names = sites.map((other) => path.basename(other, ".yaml")).join(", ");
     throw new CliError(`${options.stack} has no site ${name} in ${file}; there are: ${names}`);
   }

@@ -2,25 +2,17 @@
 import Table from "cli-table3";
 import { spawnSync } from "child_process";
 import { Command } from "commander";
-import * as fs from "fs";
 import * as path from "path";
-import * as YAML from "yaml";
 import { projectRoot } from "../components/programs";
 import { loadFleet } from "../config/load";
 import type { Fleet, PhpBuild, PhpGroup, Site } from "../config/model";
 import { supportedUntil } from "../config/php-builds";
 import { ConfigError } from "../config/problems";
-import { secretNames } from "../config/schema";
-import { readFiles } from "../stacks/read";
+import { siteHistory, sitesSince } from "./history";
+import { committed, sitesDirectoryOf } from "./stack";
 
-/** A stack as its committed files have it. Secrets are not needed to know what is to be built, so stand-ins serve. */
-function fleetOf(stack: string, configFile: string): Fleet {
-  const { config } = YAML.parse(fs.readFileSync(configFile, "utf8"), { merge: true }) as { config: Record<string, unknown> };
-  const own = Object.entries(config).flatMap(([key, value]) => (key.startsWith("fleet:") ? [[key.slice(6), value] as const] : []));
-  const written = Object.fromEntries(own);
-  const secrets = Object.fromEntries(secretNames.map((name) => [name, "-"]));
-  return loadFleet({ stack, config: written, encrypted: [], secrets, ...readFiles(stack, written) }).fleet;
-}
+/** A stack as its committed files have it. */
+const fleetOf = (stack: string, configFile: string): Fleet => loadFleet(committed(stack, configFile)).fleet;
 
 /** Resources of the builders and what they stand on; everything else of the stack stays as it is. */
 export function builderTargets(stack: string): string[] {
@@ -40,6 +32,12 @@ const groupsWith = (fleet: Fleet, build: PhpBuild): PhpGroup[] => fleet.phpGroup
 const sitesOn = (fleet: Fleet, build: PhpBuild): Site[] =>
   groupsWith(fleet, build).flatMap((g) => g.sites.filter((s) => s.php.version === build.version));
 
+/** Sites that try it beside their own. */
+const trialsOn = (fleet: Fleet, build: PhpBuild): Site[] =>
+  groupsWith(fleet, build).flatMap((g) => g.sites.filter((s) => s.php.trial?.version === build.version));
+
+const onTrial = (name: string): string => `${name} (trial)`;
+
 /** The rows of `phptools list`: one for each build, with the sites that run on it. */
 export function buildRows(fleet: Fleet): string[][] {
   return fleet.phpBuilds.map((build) => {
@@ -50,9 +48,7 @@ export function buildRows(fleet: Fleet): string[][] {
       groupsWith(fleet, build)
         .map((g) => g.name)
         .join(" "),
-      sitesOn(fleet, build)
-        .map((s) => s.name)
-        .join(" "),
+      [...sitesOn(fleet, build).map((s) => s.name), ...trialsOn(fleet, build).map((s) => onTrial(s.name))].join(" "),
       String(build.modules.length),
     ];
   });
@@ -65,6 +61,10 @@ export interface BuildReport {
   readonly debian: string;
   readonly artefact: string;
   readonly sites: readonly string[];
+  /** Day of the commit since which each of them is on this version; without those that git does not know. */
+  readonly since: Readonly<Record<string, string>>;
+  /** Sites that try it beside their own version. */
+  readonly trials: readonly string[];
   /** Last day of PHP's own security support; absent where it is not known here. */
   readonly supportedUntil?: string;
   /** Days until then, negative after it. */
@@ -77,14 +77,14 @@ export interface BuildReport {
 
 const day = 86_400_000;
 
-/** Every build, who is on it, how long PHP supports it, and what of it nobody asked for. */
-export function report(fleet: Fleet, today: Date): BuildReport[] {
+/** Every build, who is on it and since when, how long PHP supports it, and what of it nobody asked for. */
+export function report(fleet: Fleet, today: Date, since: Readonly<Record<string, string>> = {}): BuildReport[] {
   return fleet.phpBuilds.map((build) => {
     const { version, release, debian, artefact } = build;
-    const sites = sitesOn(fleet, build);
+    const [sites, trials] = [sitesOn(fleet, build), trialsOn(fleet, build)];
     const declared = fleet.config.php[version];
     // OPcache is everybody's; the module of a session store comes with the choice of it.
-    const asked = new Set(["opcache", ...sites.flatMap((s) => [...s.php.modules, s.sessions])]);
+    const asked = new Set(["opcache", ...[...sites, ...trials].flatMap((s) => [...s.php.modules, s.sessions])]);
     const end = supportedUntil[version];
     return {
       php: version,
@@ -92,12 +92,18 @@ export function report(fleet: Fleet, today: Date): BuildReport[] {
       debian,
       artefact,
       sites: sites.map((s) => s.name),
+      since: Object.fromEntries(Object.entries(since).filter(([name]) => sites.some((s) => s.name === name))),
+      trials: trials.map((s) => s.name),
       ...(end === undefined ? {} : { supportedUntil: end, daysLeft: Math.ceil((Date.parse(end) - today.getTime()) / day) }),
       undeclared: [...(declared?.modules ?? []), ...Object.keys(declared?.pecl ?? {})].filter((name) => !asked.has(name)).sort(),
       libraries: build.runPackages,
     };
   });
 }
+
+/** Who is on a build and since when, and who tries it. */
+export const sitesText = ({ sites, since, trials }: BuildReport): string =>
+  [...sites.map((name) => (since[name] ? `${name} since ${since[name]}` : name)), ...trials.map(onTrial)].join(", ");
 
 /** How long a build is supported, in words. */
 export function supportText({ supportedUntil: end, daysLeft }: BuildReport): string {
@@ -128,16 +134,18 @@ cli
 
 cli
   .command("report")
-  .description("every build: sites on it, end of PHP's security support, modules that no site declares, libraries")
+  .description("every build: sites on it and since when, end of PHP's security support, modules that no site declares, libraries")
   .requiredOption(...stackOption)
   .option(...configOption)
   .option("--json", "for programs")
   .action((options: Options & { readonly json?: boolean }) => {
-    const rows = report(fleetOf(options.stack, configOf(options)), new Date());
+    const written = committed(options.stack, configOf(options));
+    const { fleet } = loadFleet(written);
+    const rows = report(fleet, new Date(), sitesSince(fleet.sites, siteHistory(path.resolve(projectRoot, sitesDirectoryOf(written)))));
     if (options.json) return void process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
     const head = ["PHP", "artefact", "sites", "security support", "modules that no site declares", "libraries"];
     const table = new Table({ head, colWidths: [6, 22, 24, 24, 32, 32], wordWrap: true, style: { head: [], border: [] } });
-    table.push(...rows.map((r) => [r.php, r.artefact, r.sites.join(" "), supportText(r), r.undeclared.join(" "), r.libraries.join(" ")]));
+    table.push(...rows.map((r) => [r.php, r.artefact, sitesText(r), supportText(r), r.undeclared.join(" "), r.libraries.join(" ")]));
     process.stdout.write(`${table.toString()}\n`);
   });
 

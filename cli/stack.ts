@@ -1,7 +1,14 @@
-// A stack as the tools see it: its outputs, and the key to its VMs. Both come from pulumi, in the current directory.
+// A stack as the tools see it: its committed files; and its outputs and the key to its VMs, which come from pulumi in
+// the current directory.
 import { spawnSync } from "child_process";
+import * as fs from "fs";
+import * as path from "path";
+import * as YAML from "yaml";
+import { projectRoot } from "../components/programs";
 import type { Address } from "../components/ssh";
-import { readSecrets } from "../stacks/read";
+import type { Written } from "../config/load";
+import { secretNames } from "../config/schema";
+import { readFiles, readSecrets } from "../stacks/read";
 
 /** A VM as the stack's outputs describe it. */
 export interface FleetMachine {
@@ -19,12 +26,34 @@ export interface FleetMachine {
 /** A mistake of the operator, told without a stack trace. */
 export class CliError extends Error {}
 
-/** The VMs of a stack as its last `pulumi up` left them. */
-export function machinesOf(stack: string): FleetMachine[] {
-  const words = ["stack", "output", "--json", "--non-interactive", "--stack", stack];
+/**
+ * A stack as its committed files have it, `configFile` being Pulumi.<stack>.yaml of the project by default. Its secrets
+ * are needed by no tool that reads these alone, so stand-ins serve.
+ */
+export function committed(stack: string, configFile = path.join(projectRoot, `Pulumi.${stack}.yaml`)): Written {
+  if (!fs.existsSync(configFile)) throw new CliError(`${configFile} does not exist: is ${stack} the name of a stack?`);
+  const { config } = YAML.parse(fs.readFileSync(configFile, "utf8"), { merge: true }) as { config: Record<string, unknown> };
+  const own = Object.entries(config).flatMap(([key, value]) => (key.startsWith("fleet:") ? [[key.slice(6), value] as const] : []));
+  const written = Object.fromEntries(own);
+  const secrets = Object.fromEntries(secretNames.map((name) => [name, "-"]));
+  return { stack, config: written, encrypted: [], secrets, ...readFiles(stack, written) };
+}
+
+/** Directory of a stack's site files, from the project's root. */
+export const sitesDirectoryOf = ({ config }: Pick<Written, "config">): string =>
+  typeof config["sites"] === "string" ? config["sites"] : "sites";
+
+/** Outputs of a stack as its last `pulumi up` left them; secret ones only where that is asked for. */
+export function outputsOf(stack: string, ...more: "--show-secrets"[]): Record<string, unknown> {
+  const words = ["stack", "output", "--json", "--non-interactive", "--stack", stack, ...more];
   const { status, stdout, stderr, error } = spawnSync("pulumi", words, { encoding: "utf8", maxBuffer: 1 << 28 });
   if (status !== 0) throw new CliError(`the outputs of ${stack} cannot be read: ${error?.message ?? stderr.trim()}`);
-  const { machines = [] } = JSON.parse(stdout) as { machines?: FleetMachine[] };
+  return JSON.parse(stdout) as Record<string, unknown>;
+}
+
+/** The VMs of a stack as its last `pulumi up` left them. */
+export function machinesOf(stack: string): FleetMachine[] {
+  const { machines = [] } = outputsOf(stack) as { machines?: FleetMachine[] };
   if (machines.length === 0) throw new CliError(`${stack} has no VMs yet: run pulumi up first`);
   return machines;
 }

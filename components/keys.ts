@@ -35,6 +35,14 @@ export function publicKeyOf(privateKey: string): string {
 }
 
 /**
+ * What a tester's cookie must hold to be served by a trial: 32 hexadecimal digits, others for each site and for each
+ * version of PHP, so that a cookie of one trial chooses no other.
+ */
+export function trialToken(key: string, site: string, version: string): string {
+  return createHmac("sha256", key).update(`trial\0${site}\0${version}`).digest("hex").slice(0, 32);
+}
+
+/**
  * Version of a secret: changes when the secret does and tells nothing of it to whoever lacks the
  * key, so that it may stand in a bundle that reviewers read.
  */

@@ -404,18 +404,8 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
     });
     return undefined;
   }
-  const build = c.php?.[version];
-  for (const name of build ? site.php.modules : []) {
-    if (!build?.modules.includes(name) && !build?.pecl[name]) {
-      problems.push({
-        file,
-        property: "php.modules",
-        value: name,
-        allowed: "modules of the build",
-        remedy: `Add ${name} to fleet:php.${version} in ${stackFile}.`,
-      });
-    }
-  }
+  problems.push(...checkBuild(c, stackFile, file, site, version));
+  problems.push(...checkTrial(c, stackFile, file, site, { name: first[0], versions: first[1].versions }));
   const { vmMb, availableMb, shareMb } = room(first[1]);
   const memoryMb = megabytes(site.php.memory ?? "") ?? shareMb;
   if (memoryMb > availableMb) {
@@ -454,15 +444,6 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
       remedy: `Add fleet:memcached to ${stackFile}.`,
     });
   }
-  if (site.sessions && site.sessions !== "files" && build && !build.pecl[site.sessions]) {
-    problems.push({
-      file,
-      property: "sessions",
-      value: site.sessions,
-      allowed: "a store that the PHP build can reach",
-      remedy: `Add the PECL module ${site.sessions} to fleet:php.${version} in ${stackFile}.`,
-    });
-  }
   if (site.seed && c.nas?.kind !== "vm") {
     problems.push({
       file,
@@ -474,6 +455,38 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
   }
   // Without a problem the site was accepted whole.
   return { ...(site as SiteConfig), php: { ...site.php, group: first[0] }, memoryMb };
+}
+
+/** A build that a site runs on has the modules that its code and its sessions need. */
+function checkBuild(c: Draft, stackFile: string, file: string, site: SiteDraft, version: string): Problem[] {
+  const build = c.php?.[version];
+  if (!build) return [];
+  const found = (site.php?.modules ?? [])
+    .filter((name) => !build.modules.includes(name) && !build.pecl[name])
+    .map((name) => ({
+      file,
+      property: "php.modules",
+      value: name,
+      allowed: "modules of the build",
+      remedy: `Add ${name} to fleet:php.${version} in ${stackFile}.`,
+    }));
+  if (!site.sessions || site.sessions === "files" || build.pecl[site.sessions]) return found;
+  const remedy = `Add the PECL module ${site.sessions} to fleet:php.${version} in ${stackFile}.`;
+  return [...found, { file, property: "sessions", value: site.sessions, allowed: "a store that the PHP build can reach", remedy }];
+}
+
+/** A trial is of another version, which the site's own group must have too: its tree and its address are there. */
+function checkTrial(c: Draft, stackFile: string, file: string, site: SiteDraft, group: { name: string; versions: string[] }): Problem[] {
+  const version = site.php?.trial?.version;
+  if (version === undefined) return [];
+  const others = group.versions.filter((v) => v !== site.php?.version);
+  if (others.includes(version)) return checkBuild(c, stackFile, file, site, version);
+  const allowed = `a version of the site's group ${group.name} other than php.version: ${others.join(", ") || "none yet"}`;
+  const remedy =
+    version === site.php?.version
+      ? "Name the version to try, or remove php.trial."
+      : `Add "${version}" to fleet:mutualised.php.${group.name}.versions in ${stackFile}, or remove php.trial.`;
+  return [{ file, property: "php.trial.version", value: version, allowed, remedy }];
 }
 
 function checkSites(sites: readonly { file: string; site: SiteDraft }[]): Problem[] {
@@ -498,6 +511,7 @@ function checkSites(sites: readonly { file: string; site: SiteDraft }[]): Proble
     }
     once(file, "uid", site.uid, "uid");
     once(file, "port", site.port, "port");
+    once(file, "php.trial.port", site.php?.trial?.port, "port");
     for (const host of site.hosts ?? []) once(file, "hosts", host, "DNS name");
   }
   return found;
@@ -579,6 +593,9 @@ function resolve(stack: string, config: Fleet["config"], sites: readonly Site[],
   return { stack, config, machines, sites, phpGroups, phpBuilds: [...builds.values()], services: servicesOf(config, machines, phpGroups) };
 }
 
+/** Ports of a site on its group's address: its own, and that of its trial. */
+const portsOf = ({ port, php: { trial } }: Site): number[] => [port, ...(trial ? [trial.port] : [])];
+
 /** The typed list from which the directors balance: web on 80 and 443, each PHP group on its sites' ports. */
 function servicesOf(config: Fleet["config"], machines: readonly Machine[], groups: readonly PhpGroup[]): VirtualService[] {
   const servers = (of: readonly Machine[]): VirtualService["realServers"] => of.map(({ name, address }) => ({ name, address }));
@@ -587,6 +604,6 @@ function servicesOf(config: Fleet["config"], machines: readonly Machine[], group
     : [];
   const php = groups
     .filter((g) => g.sites.length > 0)
-    .map((g) => ({ name: g.name, vip: g.vip, ports: g.sites.map((s) => s.port).sort((a, b) => a - b), realServers: servers(g.machines) }));
+    .map((g) => ({ name: g.name, vip: g.vip, ports: g.sites.flatMap(portsOf).sort((a, b) => a - b), realServers: servers(g.machines) }));
   return [...web, ...php];
 }

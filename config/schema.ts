@@ -227,6 +227,12 @@ const dnsName = z
   .string()
   .regex(/^(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/, { error: "a DNS name in lower case" });
 
+/** Ports that FPM services of sites may have. */
+export const sitePorts = { from: 10000, to: 39999 } as const;
+/** Uids that sites may have. */
+export const siteUids = { from: 20000, to: 59999 } as const;
+const port = z.int().min(sitePorts.from).max(sitePorts.to);
+
 /** One file of sites/: a vhost and its PHP. */
 export const siteSchema = z.strictObject({
   /** Name of the site, the same as its file's. */
@@ -238,13 +244,15 @@ export const siteSchema = z.strictObject({
   /** Document root under the site's tree. */
   documentRoot: fileName.default("htdocs"),
   /** Unix uid and gid of the site, allocated once and never used again. */
-  uid: z.int().min(20000).max(59999),
+  uid: z.int().min(siteUids.from).max(siteUids.to),
   /** TCP port of the site's FPM on its group's address, allocated once. */
-  port: z.int().min(10000).max(39999),
+  port,
   php: z.strictObject({
     version: phpVersion,
     /** PHP group that runs the site; needed where several have the version. */
     group: hostName.optional(),
+    /** Another version of the same group, for requests that carry the trial's cookie; its port is allocated once as well. */
+    trial: z.strictObject({ version: phpVersion, port }).optional(),
     /** Modules the code needs; a build without one of them is refused. */
     modules: z.array(z.string()).default([]),
     /** Most requests of this site at once on each VM. */

@@ -3,9 +3,11 @@ import * as random from "@pulumi/random";
 import * as vsphere from "@pulumi/vsphere";
 import { createPlacement } from "../components/placement";
 import { Leaving } from "../components/leaving";
+import { trialToken } from "../components/keys";
 import type { Platform } from "../components/tier";
 import { loadFleet } from "../config/load";
 import { ConfigError } from "../config/problems";
+import { trialDefinition, trialSecret, trialUrl } from "../templates/apache/php-trial";
 import { sessionSecret, sessionSettings } from "../templates/php/fpm";
 import { createDedicated } from "./dedicated";
 import { createMoodle } from "./moodle";
@@ -32,6 +34,12 @@ const sessions = fleet.sites.map((site) => {
   const store = { redis: redis && { ...redis, password: secrets.redisPassword }, memcached };
   return [sessionSecret(site), pulumi.secret(sessionSettings(site, store))] as const;
 });
+const tokens = fleet.sites.flatMap((site) => {
+  const { trial } = site.php;
+  return trial
+    ? [{ site, version: trial.version, token: digestSeed.result.apply((key) => trialToken(key, site.name, trial.version)) }]
+    : [];
+});
 const { server, user, allowUnverifiedSsl } = fleet.config.vsphere;
 const password = pulumi.secret(secrets.vspherePassword);
 const vcenter = new vsphere.Provider("vcenter", { vsphereServer: server, user, password, allowUnverifiedSsl });
@@ -45,6 +53,7 @@ const platform: Platform = {
     tlsCertificate: pulumi.secret(secrets.tlsCertificate),
     tlsPrivateKey: pulumi.secret(secrets.tlsPrivateKey),
     ...Object.fromEntries(sessions),
+    ...Object.fromEntries(tokens.map(({ site, token }) => [trialSecret(site), token.apply((t) => trialDefinition(site, t))])),
   },
   digestKey: digestSeed.result,
 };
@@ -59,3 +68,7 @@ export const machines = members.map(({ host: { machine, hostKey } }) => {
 export const services = fleet.services;
 /** DNS names of every site. */
 export const sites = fleet.sites.map((s) => ({ name: s.name, hosts: s.hosts, php: s.php.version, group: s.php.group }));
+/** What each site tries, and the URL that lets a tester in; for `vhost trial`. */
+export const trials = pulumi.secret(
+  Object.fromEntries(tokens.map(({ site, version, token }) => [site.name, { version, url: token.apply((t) => trialUrl(site, t)) }])),
+);

@@ -4,6 +4,7 @@ import { sitesDirectory } from "../nas/mount";
 import { programFile } from "../programs";
 import { render } from "../render";
 import { trialCheck, unitDirectory, unitFile } from "../system/system";
+import { trialTokenFile, trialView } from "./php-trial";
 
 /** Modules of httpd that the fleet's configuration uses; a module that nothing names is not loaded. */
 const modules = [
@@ -61,6 +62,7 @@ export function apachePart(
     secrets: [
       { path: "/etc/fleet/tls/default.crt", mode: "0644", secret: "tlsCertificate" },
       { path: "/etc/fleet/tls/default.key", mode: "0600", secret: "tlsPrivateKey" },
+      ...sites.flatMap(trialTokenFile),
     ],
     checks: [
       { name: "apache2 -t", argv: ["/usr/sbin/apache2", "-t", "-f", "/etc/apache2/fleet.conf"] },
@@ -94,6 +96,7 @@ export function vhostFile(site: Site, vip: string | undefined): { path: string; 
     phpVersion: site.php.version,
     group: site.php.group,
     timeout: 120,
+    trial: trialView(site),
   };
   return { path: `/etc/fleet/vhosts/${site.name}.conf`, text: render(__dirname, "vhost.conf", view) };
 }

@@ -24,6 +24,10 @@ export const fpmSysctls = { "net.ipv4.tcp_retries2": 6 } as const;
 /** Name of a site's units, without suffix. */
 export const siteUnit = (site: Pick<Site, "name">): string => `fleet-site-${site.name}`;
 
+/** Units and files of a site's trial; `fleet-site-<name>-trial` could be those of another site. */
+const trialUnit = (site: Pick<Site, "name">): string => `fleet-trial-${site.name}`;
+const trialDirectory = (site: Pick<Site, "name">): string => `/etc/fleet/php-trial/${site.name}`;
+
 /** Name under which the program passes the text of a site's session settings. */
 export const sessionSecret = (site: Pick<Site, "name">): string => `sessions-${site.name}`;
 
@@ -55,12 +59,17 @@ export function restPart(address: string, seconds: number): Partial<HostContent>
   };
 }
 
-/** All sites of a group, each a service of its own; see {@link sitePart}. */
+/** All sites of a group, each a service of its own; see {@link sitePart} and {@link trialPart}. */
 export function fpmPart(group: PhpGroup, around: FpmSurroundings): Partial<HostContent> {
-  const parts = group.sites.map((site) => {
-    const build = group.builds.find((b) => b.version === site.php.version);
-    if (!build) throw new Error(`group ${group.name} has no PHP ${site.php.version} for ${site.name}`);
-    return sitePart(site, build, group.vip, around);
+  const buildOf = (site: Site, version: string): PhpBuild => {
+    const build = group.builds.find((b) => b.version === version);
+    if (!build) throw new Error(`group ${group.name} has no PHP ${version} for ${site.name}`);
+    return build;
+  };
+  const parts = group.sites.flatMap((site) => {
+    const { version, trial } = site.php;
+    const own = sitePart(site, buildOf(site, version), group.vip, around);
+    return trial ? [own, trialPart(site, trial.port, buildOf(site, trial.version), group.vip, around)] : [own];
   });
   const users = group.sites.map((s) => `u ${siteUnit(s)} ${s.uid} "Site ${s.name}" ${sitesDirectory}/${s.name}\n`);
   return {
@@ -83,11 +92,62 @@ export function fpmPart(group: PhpGroup, around: FpmSurroundings): Partial<HostC
  * tree alone.
  */
 export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSurroundings): Partial<HostContent> {
-  const unit = siteUnit(site);
-  const directory = `/etc/fleet/php/${site.name}`;
+  const [unit, directory] = [siteUnit(site), `/etc/fleet/php/${site.name}`];
+  const service = { name: site.name, unit, directory, port: site.port, build, drain: true };
+  const place = { kind: "fastcgi", address: vip, port: site.port } as const;
+  const pool = { unit: `${unit}.service`, children: site.php.maxChildren };
+  return {
+    ...servicePart(site, service, vip, around),
+    probes: [
+      {
+        name: `${site.name} answers FastCGI`,
+        ...place,
+        path: "/fleet-fpm-ping",
+        contains: "pong",
+        within: 30,
+        paths: [`${unitDirectory}/${unit}.socket`, `${unitDirectory}/${unit}.service`, `${directory}/`],
+        site: site.name,
+        ...pool,
+      },
+    ],
+    health: [{ name: site.name, ...place, path: "/fleet-fpm-status", ...pool }],
+  };
+}
+
+/**
+ * The same site by another PHP build, for requests with the trial's cookie: the same tree, uid, box and settings
+ * under a port of its own. Only testers meet it, so nothing is drained for it, and neither a probe nor the health
+ * responder asks it: one that is broken fails no change and takes no VM away.
+ */
+export function trialPart(site: Site, port: number, build: PhpBuild, vip: string, around: FpmSurroundings): Partial<HostContent> {
+  const service = { name: `the trial of ${site.name}`, unit: trialUnit(site), directory: trialDirectory(site), port, build, drain: false };
+  return servicePart(site, service, vip, around);
+}
+
+/** One FPM service of a site. */
+interface FpmService {
+  /** As descriptions and checks call it. */
+  readonly name: string;
+  readonly unit: string;
+  /** Of its pool, php.ini and session settings. */
+  readonly directory: string;
+  readonly port: number;
+  readonly build: PhpBuild;
+  /** Whether its port closes only on a VM that is out of its services. */
+  readonly drain: boolean;
+}
+
+/** Socket, service, pool and php.ini, and what checks them. */
+function servicePart(
+  site: Site,
+  { name, unit, directory, port, build, drain }: FpmService,
+  vip: string,
+  around: FpmSurroundings,
+): Partial<HostContent> {
   const extensions = [...build.pecl.map((p) => p.name)];
   const own = { owner: "root", group: site.uid, mode: "0640" };
-  const common = { name: site.name, unit, vip, port: site.port, uid: site.uid, artefact: build.artefact, version: build.release };
+  const { artefact, release: version } = build;
+  const common = { name: site.name, title: name, unit, directory, vip, port, uid: site.uid, artefact, version };
   const service = {
     ...common,
     memoryMb: site.memoryMb,
@@ -116,51 +176,25 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
     checks: [
       {
         // FPM itself starts with defaults where it cannot read the file, and knows no name to be wrong.
-        name: `php.ini of ${site.name}`,
-        argv: [`/opt/php/${build.artefact}/bin/php`, "-c", `${directory}/php.ini`, "-r", iniCheck, `${directory}/php.ini`],
+        name: `php.ini of ${name}`,
+        argv: [`/opt/php/${artefact}/bin/php`, "-c", `${directory}/php.ini`, "-r", iniCheck, `${directory}/php.ini`],
         user: site.uid,
         group: site.uid,
       },
       {
-        name: `php-fpm -t of ${site.name}`,
-        argv: [`/opt/php/${build.artefact}/sbin/php-fpm`, "-t", "--fpm-config", `${directory}/fpm.conf`, "-c", `${directory}/php.ini`],
+        name: `php-fpm -t of ${name}`,
+        argv: [`/opt/php/${artefact}/sbin/php-fpm`, "-t", "--fpm-config", `${directory}/fpm.conf`, "-c", `${directory}/php.ini`],
         user: site.uid,
         group: site.uid,
       },
     ],
     units: [
-      { name: `${unit}.socket`, restart: [`${unitDirectory}/${unit}.socket`], drain: true },
+      { name: `${unit}.socket`, restart: [`${unitDirectory}/${unit}.socket`], drain },
       {
         name: `${unit}.service`,
         // Its namespace keeps the file system that it was started with.
         restart: [`${unitDirectory}/${unit}.service`, `${unitDirectory}/${sitesMount}`, `${directory}/`],
         start: false,
-      },
-    ],
-    probes: [
-      {
-        name: `${site.name} answers FastCGI`,
-        kind: "fastcgi",
-        address: vip,
-        port: site.port,
-        path: "/fleet-fpm-ping",
-        contains: "pong",
-        within: 30,
-        paths: [`${unitDirectory}/${unit}.socket`, `${unitDirectory}/${unit}.service`, `${directory}/`],
-        site: site.name,
-        unit: `${unit}.service`,
-        children: site.php.maxChildren,
-      },
-    ],
-    health: [
-      {
-        name: site.name,
-        kind: "fastcgi",
-        address: vip,
-        port: site.port,
-        path: "/fleet-fpm-status",
-        unit: `${unit}.service`,
-        children: site.php.maxChildren,
       },
     ],
   };

@@ -82,8 +82,8 @@ describe("the same client sees requests fail", () => {
 
   it("when a PHP change closes the site's socket", async () => {
     const { file, edit: newer } = changes(1)["php.ini"];
-    const held = "{ name: `${unit}.socket`, restart: [`${unitDirectory}/${unit}.socket`], drain: true }";
-    const closed = "{ name: `${unit}.socket`, restart: [`${directory}/`], drain: true }";
+    const held = "{ name: `${unit}.socket`, restart: [`${unitDirectory}/${unit}.socket`], drain }";
+    const closed = "{ name: `${unit}.socket`, restart: [`${directory}/`], drain }";
     const copy = await checkoutWith([file, newer], undrained, ["templates/php/fpm.ts", (text) => text.replace(held, () => closed)]);
     const { seen } = await rollOut("held socket turned off", mixed, copy);
     expect(seen.failed).toBeGreaterThan(0);

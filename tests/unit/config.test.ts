@@ -6,13 +6,16 @@ import { rolloutOf } from "../../components/tier";
 import { loadFleet } from "../../config/load";
 import { ConfigError, describeProblem } from "../../config/problems";
 import { readSites } from "../../stacks/read";
-import { exampleFleet, writtenStack } from "./example";
+import { exampleFleet, withTrial, writtenStack } from "./example";
 
 type Edit = (config: Record<string, any>, sites: Record<string, any>, secrets: Record<string, any>) => void; // eslint-disable-line @typescript-eslint/no-explicit-any -- edits break types on purpose
 
 /** The mistakes reported for the lab's stack after an edit, one line each. */
 function mistakes(edit: Edit, stack = "lab"): string[] {
-  const written = structuredClone(writtenStack(stack));
+  return mistakesOf(structuredClone(writtenStack(stack)), edit);
+}
+
+function mistakesOf(written: ReturnType<typeof writtenStack>, edit: Edit): string[] {
   edit(written.config, written.sites, written.secrets);
   try {
     loadFleet(written);
@@ -208,6 +211,57 @@ it("a site takes an equal share of its VM where it does not say, and at most 512
     s["sites/lab/blog.yaml"].php.memory = "128 MB";
   };
   expect(memory(shared)).toEqual({ blog: 128, status: 128, wiki: 128 });
+});
+
+describe("a trial of another PHP", () => {
+  const wiki = "sites/lab/wiki.yaml";
+  it("loads where the site's group has both versions, and its port is balanced like a site's", () => {
+    const { fleet } = loadFleet(withTrial());
+    const site = fleet.sites.find((s) => s.name === "wiki");
+    expect(site?.php).toMatchObject({ version: "8.2", trial: { version: "8.4", port: 10004 }, group: "php-a" });
+    expect(fleet.services.find((s) => s.name === "php-a")?.ports).toEqual([10001, 10002, 10003, 10004]);
+    expect(exampleFleet("lab").fleet.services.find((s) => s.name === "php-a")?.ports).toEqual([10001, 10002, 10003]);
+  });
+
+  it.each<[string, Edit, string]>([
+    [
+      "of a version that the site's group lacks",
+      (_, s) => (s[wiki].php.trial.version = "8.3"),
+      `${wiki}: php.trial.version is "8.3"; allowed: a version of the site's group php-a other than php.version: 8.4. Add "8.3" to fleet:mutualised.php.php-a.versions in Pulumi.lab.yaml, or remove php.trial.`,
+    ],
+    [
+      "of the version that the site has",
+      (_, s) => (s[wiki].php.trial.version = "8.2"),
+      `${wiki}: php.trial.version is "8.2"; allowed: a version of the site's group php-a other than php.version: 8.4. Name the version to try, or remove php.trial.`,
+    ],
+    [
+      "on a port that a site has",
+      (_, s) => (s[wiki].php.trial.port = 10001),
+      `${wiki}: php.trial.port is 10001; allowed: a port used once. sites/lab/status.yaml has it already: choose another.`,
+    ],
+    [
+      "on the site's own port",
+      (_, s) => (s[wiki].php.trial.port = 10002),
+      `${wiki}: php.trial.port is 10002; allowed: a port used once. ${wiki} has it already: choose another.`,
+    ],
+    [
+      "without a port",
+      (_, s) => Reflect.deleteProperty(s[wiki].php.trial, "port"),
+      `${wiki}: php.trial.port missing; allowed: a number. Add it.`,
+    ],
+    [
+      "by a build without a module that the site needs",
+      (c) => (c["php"]["8.4"].modules = c["php"]["8.4"].modules.filter((name: string) => name !== "mbstring")),
+      `${wiki}: php.modules is "mbstring"; allowed: modules of the build. Add mbstring to fleet:php.8.4 in Pulumi.lab.yaml.`,
+    ],
+    [
+      "by a build that cannot reach the site's sessions",
+      (c) => (c["php"]["8.4"].pecl = {}),
+      `${wiki}: sessions is "redis"; allowed: a store that the PHP build can reach. Add the PECL module redis to fleet:php.8.4 in Pulumi.lab.yaml.`,
+    ],
+  ])("%s is refused", (_, edit, text) => {
+    expect(mistakesOf(withTrial(), edit)).toContain(text);
+  });
 });
 
 it("all mistakes come in one report, across files and across checks", () => {

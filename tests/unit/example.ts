@@ -36,3 +36,13 @@ export function writtenStack(stack: string): Written & { config: Record<string, 
 export function exampleFleet(stack: string): Loaded {
   return loadFleet(writtenStack(stack));
 }
+
+/** The lab's stack, in which PHP 8.4 is built too and the wiki tries it. */
+export function withTrial(): Written & { config: Record<string, unknown>; sites: Record<string, Record<string, unknown>> } {
+  const written = structuredClone(writtenStack("lab")) as ReturnType<typeof withTrial>;
+  const php = written.config["php"] as Record<string, object>;
+  php["8.4"] = { ...php["8.2"], release: "8.4.27" };
+  (written.config["mutualised"] as { php: Record<string, { versions: string[] }> }).php["php-a"]?.versions.push("8.4");
+  Object.assign(written.sites["sites/lab/wiki.yaml"]?.["php"] as object, { trial: { version: "8.4", port: 10004 } });
+  return written;
+}

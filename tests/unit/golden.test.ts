@@ -2,18 +2,20 @@ import * as fs from "fs";
 import * as path from "path";
 import { describe, expect, it } from "vitest";
 import { rolloutOf } from "../../components/tier";
-import { apachePart } from "../../templates/apache/apache";
+import { loadFleet } from "../../config/load";
+import { apachePart, vhostFile } from "../../templates/apache/apache";
+import { trialTokenFile } from "../../templates/apache/php-trial";
 import { bundle } from "../../templates/bundle";
 import { join, type HostContent } from "../../templates/content";
 import { keepalivedPart } from "../../templates/lvs/keepalived";
 import { mountPart } from "../../templates/nas/mount";
 import { nasServerPart } from "../../templates/nas/server";
 import { builderPart } from "../../templates/php/builder";
-import { fpmPart, fpmSysctls, restPart, sessionSettings } from "../../templates/php/fpm";
+import { fpmPart, fpmSysctls, restPart, sessionSettings, trialPart } from "../../templates/php/fpm";
 import { programDirectory } from "../../templates/programs";
 import { systemPart } from "../../templates/system/system";
 import { vipPart } from "../../templates/system/vip";
-import { exampleFleet } from "./example";
+import { exampleFleet, withTrial } from "./example";
 
 const { fleet } = exampleFleet("lab");
 const machine = (name: string) => {
@@ -27,6 +29,16 @@ if (!nas || !mutualised || !group) throw new Error("the lab's stack lost a part"
 const around = { apacheAddresses: ["10.77.0.21", "10.77.0.22"], phpAddresses: ["10.77.0.31", "10.77.0.32", "10.77.0.101"] };
 const settings = { virtualRouterId: 51, advertSeconds: 1, checkSeconds: 1 };
 const directors = fleet.machines.filter((m) => m.role === "director");
+
+/** What a trial adds to an Apache VM and to a PHP VM, where the wiki tries PHP 8.4. */
+function trialContent(): Partial<HostContent>[] {
+  const { sites, phpGroups } = loadFleet(withTrial()).fleet;
+  const wiki = sites.find((s) => s.name === "wiki");
+  const build = phpGroups[0]?.builds.find((b) => b.version === "8.4");
+  if (!wiki?.php.trial || !build) throw new Error("the example has no trial");
+  const vip = "10.77.0.101";
+  return [{ files: [vhostFile(wiki, vip)], secrets: trialTokenFile(wiki) }, trialPart(wiki, wiki.php.trial.port, build, vip, around)];
+}
 
 /** What each role's VM contains in the lab's stack. */
 const contents: Record<string, readonly Partial<HostContent>[]> = {
@@ -43,13 +55,14 @@ const contents: Record<string, readonly Partial<HostContent>[]> = {
 };
 
 function whole(name: string): HostContent {
+  if (name === "trial") return join(...trialContent());
   const parts = contents[name] ?? [];
   const own = join(...parts);
   return join({ rollout: rolloutOf(fleet, machine(name)) }, ...parts, systemPart(machine(name), own));
 }
 
 describe("every file of every VM is what its golden file says", () => {
-  it.each(Object.keys(contents))("%s", async (name) => {
+  it.each([...Object.keys(contents), "trial"])("%s", async (name) => {
     const content = whole(name);
     const digests = Object.fromEntries(content.secrets.map((s) => [s.secret, "0".repeat(32)]));
     // Programs have their own tests; here only that they are carried.
@@ -59,7 +72,7 @@ describe("every file of every VM is what its golden file says", () => {
 });
 
 it("every template is in one of the golden files", () => {
-  const all = Object.keys(contents)
+  const all = [...Object.keys(contents), "trial"]
     .flatMap((name) => whole(name).files)
     .map((f) => f.text)
     .join("");

@@ -4,7 +4,7 @@ import * as os from "os";
 import * as path from "path";
 import fc from "fast-check";
 import { expect, it } from "vitest";
-import { hostKeyFromSeed, publicKeyOf, secretDigest } from "../../components/keys";
+import { hostKeyFromSeed, publicKeyOf, secretDigest, trialToken } from "../../components/keys";
 
 const seed = fc.uint8Array({ minLength: 32, maxLength: 32 }).map((b) => Buffer.from(b).toString("base64"));
 
@@ -38,4 +38,10 @@ it("a digest changes with the secret and with the key, and is the same for the s
   expect(secretDigest("k", "a")).toBe(secretDigest("k", "a"));
   expect(secretDigest("k", "a")).not.toBe(secretDigest("k", "b"));
   expect(secretDigest("k", "a")).not.toBe(secretDigest("l", "a"));
+});
+
+it("a trial's token is another one for each key, site and version, and tells a regular expression nothing", () => {
+  const parts = fc.tuple(fc.string(), fc.constantFrom("blog", "wiki", "wiki-8"), fc.constantFrom("8.2", "8.4"));
+  fc.assert(fc.property(parts, parts, (a, b) => (trialToken(...a) === trialToken(...b)) === (JSON.stringify(a) === JSON.stringify(b))));
+  expect(trialToken("k", "blog", "8.4")).toMatch(/^[0-9a-f]{32}$/);
 });

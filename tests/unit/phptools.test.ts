@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { builderTargets, buildRows, report, supportText, type BuildReport } from "../../cli/phptools";
-import { exampleFleet } from "./example";
+import { builderTargets, buildRows, report, sitesText, supportText, type BuildReport } from "../../cli/phptools";
+import { loadFleet } from "../../config/load";
+import { exampleFleet, withTrial } from "./example";
 
 it("phptools list names each build once, with the groups and the sites on it", () => {
   const rows = buildRows(exampleFleet("prod").fleet);
@@ -30,6 +31,15 @@ describe("phptools report", () => {
     expect(row.undeclared.filter((name) => declared.has(name) || name === "opcache" || name === "redis")).toEqual([]);
     expect([...row.undeclared, ...declared, "opcache"]).toEqual(expect.arrayContaining(fleet.config.php["8.2"]?.modules ?? []));
     expect(row.libraries).toContain("libssl3");
+  });
+
+  it("says since when a site is on it, and who tries it", () => {
+    const since = { wiki: "2026-03-09", gone: "2026-01-01" };
+    const rows = report(loadFleet(withTrial()).fleet, new Date(), since);
+    expect(rows.map(sitesText)).toEqual(["blog, status, wiki since 2026-03-09", "wiki (trial)"]);
+    // What only a trial needs is needed.
+    expect(rows[1]?.undeclared).not.toContain("mbstring");
+    expect(rows[1]?.undeclared).toContain("curl");
   });
 
   it("says how long PHP supports it, and since when it does not", () => {

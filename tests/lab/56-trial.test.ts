@@ -1,0 +1,135 @@
+import * as fs from "fs";
+import * as os from "os";
+import * as path from "path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import * as YAML from "yaml";
+import { projectDirectory, pulumiEnvironment } from "../../lab/fleet";
+import { changedConfig, curl, mixed, on, pulumi, ready, root, run, status, until, type Outcome } from "./lab";
+import { printRows, rollOut } from "./rollouts";
+
+/*
+ * The lab compiles one PHP. The other version is the same release with the option that tests/lab/50-rollouts.test.ts
+ * builds too: another build, for which nothing is compiled a second time.
+ */
+const tried = "8.3";
+const page = "https://status.lab.test/build.php";
+const tree = "/srv/sites/status/htdocs/build.php";
+const scratch = fs.mkdtempSync(path.join(os.tmpdir(), "trial-"));
+let config = "";
+
+/** The lab's stack with a second version, and with site files of its own. */
+function withSecondVersion(text: string): string {
+  const stack = YAML.parse(text) as { config: Record<string, unknown> };
+  const keys = stack.config as {
+    "fleet:php": Record<string, object>;
+    "fleet:mutualised": { php: Record<string, { versions: string[] }> };
+    "fleet:sites": string;
+  };
+  keys["fleet:php"][tried] = { ...keys["fleet:php"]["8.2"], options: ["--disable-short-tags"] };
+  keys["fleet:mutualised"].php["php-a"]?.versions.push(tried);
+  fs.cpSync(path.resolve(root, keys["fleet:sites"]), scratch, { recursive: true });
+  keys["fleet:sites"] = scratch;
+  return YAML.stringify(stack, { aliasDuplicateObjects: false });
+}
+
+const vhost = (...words: string[]): Promise<Outcome> =>
+  run("tsx", [path.join(root, "cli", "vhost.ts"), ...words, "-s", "lab", "--config-file", config], pulumiEnvironment(), projectDirectory);
+
+/** The build that answers, and what the answer varies by. */
+async function answered(...options: string[]): Promise<{ build: string; vary: string }> {
+  const { out } = await curl(page, "-D", "-", ...options);
+  return { build: /\/opt\/php\/([^/]+)\//.exec(out)?.[1] ?? out, vary: /^vary: (.*)\r$/im.exec(out)?.[1] ?? "" };
+}
+
+/** The build that a unit of php1 starts. */
+const buildOf = async (unit: string): Promise<string> =>
+  (await on("php1", `grep -oPm1 '/opt/php/\\K[^/]+' /etc/systemd/system/${unit}.service`)).trim();
+
+beforeAll(async () => {
+  config = changedConfig(withSecondVersion);
+  await on("php1", `echo '<?php echo PHP_BINARY;' | sudo -u fleet-site-status tee ${tree}`);
+});
+afterAll(async () => {
+  printRows();
+  const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"]);
+  expect(code, out + err).toBe(0);
+  await on("php1", `sudo -u fleet-site-status rm -f ${tree}`);
+  fs.rmSync(scratch, { recursive: true });
+});
+
+describe("a site tries another PHP while it serves", () => {
+  let [url, token, own, trial] = ["", "", "", ""];
+  const cookie = (value: string): string[] => ["-b", `__Host-fleet-trial=${value}`];
+
+  it("begins by an edit of its file, under load, and no visitor notices", async () => {
+    expect((await vhost("trial", "status", "--start", tried)).code).toBe(0);
+    const { seen, code, said } = await rollOut("a trial begins", mixed, undefined, config);
+    expect(code, said).toBe(0);
+    // The VMs stay in service, and the site's own PHP is not touched.
+    expect(said).not.toMatch(/php1: .*(drained|fleet-site-status)/);
+    expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
+    [own, trial] = [await buildOf("fleet-site-status"), await buildOf("fleet-trial-status")];
+    expect(trial).not.toBe(own);
+  });
+
+  it("the tester's URL is told by the tool and gives a cookie; whoever lacks it has the site's own PHP", async () => {
+    const told = await vhost("trial", "status");
+    url = /https:\S+fleet-trial\/[0-9a-f]{32}/.exec(told.out)?.[0] ?? "";
+    token = url.split("/").at(-1) ?? "";
+    expect(token, told.out + told.err).toMatch(/^[0-9a-f]{32}$/);
+    const jar = path.join(scratch, "jar");
+    const { out } = await curl(url, "-D", "-", "-o", "/dev/null", "-c", jar);
+    expect(out).toMatch(/^HTTP\S+ 302[^]*^location: https:\/\/status.lab.test\/\r$/im);
+    expect(await answered("-b", jar)).toEqual({ build: trial, vary: "Cookie" });
+    expect(await answered()).toEqual({ build: own, vary: "Cookie" });
+    await curl(url.replace(token, "off"), "-o", "/dev/null", "-b", jar, "-c", jar);
+    expect((await answered("-b", jar)).build).toBe(own);
+  });
+
+  it("a wrong token, and the right one in another cookie, have the site's own PHP", async () => {
+    expect((await answered(...cookie(token))).build).toBe(trial);
+    const wrong = ["", "0".repeat(32), `${token}0`, `0${token}`];
+    for (const value of wrong) expect((await answered(...cookie(value))).build, value).toBe(own);
+    expect((await answered("-b", `other=__Host-fleet-trial=${token}`)).build).toBe(own);
+  });
+
+  it("runs as the site, in the site's box", async () => {
+    const { out } = await curl("https://status.lab.test/", ...cookie(token));
+    expect((JSON.parse(out) as { uid: number }).uid).toBe((await status()).uid);
+    const units = "fleet-site-status.service fleet-trial-status.service";
+    const shown = await on("php1", `systemctl show -p User,BindPaths,ReadWritePaths,IPAddressDeny,MemoryMax ${units}`);
+    const [site, trialBox] = shown.trim().split("\n\n");
+    expect(trialBox).toBe(site);
+  });
+
+  it("its token is in no preview and in no file that others than root may read", async () => {
+    const { out, err } = await pulumi(["preview", "--diff"], undefined, config);
+    expect(out + err).not.toContain(token);
+    const readable = `sudo stat -Lc %a /etc/fleet/vhosts/status.trial; grep -Rl ${token} /etc/fleet /etc/apache2 2>/dev/null || true`;
+    expect(await on("web1", readable)).toBe("600\n");
+    expect(await on("web1", `sudo grep -l ${token} /etc/fleet/vhosts/status.trial`)).toContain("status.trial");
+  });
+
+  it("one that is broken harms testers alone", async () => {
+    const units = "fleet-trial-status.socket fleet-trial-status.service";
+    for (const vm of ["php1", "php2"]) await on(vm, `sudo systemctl stop ${units}`);
+    try {
+      expect((await answered(...cookie(token))).build).not.toBe(trial);
+      for (let i = 0; i < 20; i++) expect((await answered()).build).toBe(own);
+      for (const vm of ["php1", "php2"]) await ready(vm);
+    } finally {
+      for (const vm of ["php1", "php2"]) await on(vm, "sudo systemctl start fleet-trial-status.socket");
+    }
+    await until(async () => (await answered(...cookie(token))).build === trial, 30, "the trial answers again");
+  });
+
+  it("ends by the move of the site to that PHP, and no request is lost", async () => {
+    expect((await vhost("move-php", "status", tried)).code).toBe(0);
+    const { seen, code, said } = await rollOut("a site moves to another PHP", mixed, undefined, config);
+    expect(code, said).toBe(0);
+    expect(said).toMatch(/php1: .*restart fleet-site-status.service/);
+    expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
+    expect(await answered()).toEqual({ build: trial, vary: "" });
+    expect(await on("php1", "ls -d /etc/fleet/php-trial/status /etc/systemd/system/fleet-trial-* 2>/dev/null || true")).toBe("");
+  });
+});

@@ -171,6 +171,7 @@ function servicePart(
       unitFile(`${unit}.service`, render(__dirname, "site.service", service)),
       { path: `${directory}/fpm.conf`, ...own, text: render(__dirname, "fpm.conf", fpm) },
       { path: `${directory}/php.ini`, ...own, text: render(__dirname, "php.ini", ini) },
+      { path: `${directory}/guard.php`, ...own, text: render(__dirname, "guard.php", common) },
     ],
     secrets: [sessions],
     checks: [

@@ -1,0 +1,165 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { relocated } from "../../lab/settings";
+import { changedCheckout, curl, edit, on, pulumi } from "../lab/lab";
+
+/*
+ * A hostile site against its neighbour, on the fleet as it is and, as the twin, on one from which every wall is taken.
+ * The attacker is the site `status`; its neighbour is `wiki`.
+ */
+
+const tree = "/srv/fleet/sites";
+const php = relocated("10.77.0.101");
+const [attacker, neighbour] = [
+  { name: "status", uid: 20001, port: 10001 },
+  { name: "wiki", uid: 20002, port: 10002 },
+];
+
+/** The neighbour's page: keeps a secret everywhere that PHP offers, and says who it runs as and what it was told. */
+const victim = `<?php
+file_put_contents('/tmp/neighbours-secret', 'canary');
+session_id('canarysession'); session_start(); $_SESSION['canary'] = 1; session_write_close();
+echo 'uid ', posix_getuid(), ' user ', $_SERVER['REMOTE_USER'] ?? 'nobody', ' master ', posix_getppid();
+`;
+
+/** The attacker's page: one attack a request; GOT where it has what it wants. */
+const attack = `<?php
+$attacks = [
+  'file' => fn() => @file_get_contents('/srv/sites/wiki/htdocs/secret.txt') ?: '',
+  'configuration' => fn() => @file_get_contents('/etc/fleet/php/wiki/sessions.conf') ?: '',
+  'temporary file' => fn() => @file_get_contents('/tmp/neighbours-secret') ?: '',
+  'list of files' => fn() => implode(@scandir('/srv/sites/wiki') ?: []),
+  'process list' => fn() => implode(array_filter(glob('/proc/[0-9]*'), fn($p) => @fileowner($p) === (int) $_GET['uid'] && $p !== '/proc/' . getmypid())),
+  'signal' => fn() => @posix_kill((int) $_GET['pid'], 0) ? 'reached' : '',
+  'OPcache' => fn() => implode(array_filter(array_keys(opcache_get_status()['scripts'] ?? []), fn($s) => str_contains($s, '/wiki/'))),
+  'FastCGI by the VIP' => fn() => is_resource(@fsockopen('${php}', ${neighbour.port}, $e, $s, 2)) ? 'connected' : '',
+  'FastCGI of the other VM' => fn() => is_resource(@fsockopen('${relocated("10.77.0.32")}', 8100, $e, $s, 2)) ? 'connected' : '',
+  'loopback' => fn() => is_resource(@fsockopen('127.0.0.1', 22, $e, $s, 2)) ? 'connected' : '',
+];
+$got = $attacks[$_GET['attack']]();
+echo $got === '' ? 'denied' : 'GOT ' . substr($got, 0, 200);
+`;
+
+const value = "<?php echo ini_get('memory_limit') === '77M' ? 'GOT 77M' : 'denied';\n";
+
+const file = (site: { name: string; uid: number }, path: string, text: string): Promise<string> => {
+  const target = `${tree}/${site.name}/htdocs/${path}`;
+  const lines = Buffer.from(text).toString("base64");
+  const owned = `chown -R ${site.uid}:33 ${tree}/${site.name}/htdocs/${path.split("/")[0] ?? ""}`;
+  return on("nas1", `sudo sh -c 'mkdir -p $(dirname ${target}) && echo ${lines} | base64 -d > ${target} && ${owned}'`);
+};
+
+/** Asks as a visitor of the attacker; what came, whatever its status. */
+const visit = async (path: string): Promise<string> => (await curl(`http://status.lab.test/${path}`)).out;
+
+const inPhp = [
+  "file",
+  "configuration",
+  "temporary file",
+  "list of files",
+  "process list",
+  "signal",
+  "OPcache",
+  "FastCGI by the VIP",
+  "FastCGI of the other VM",
+  "loopback",
+];
+
+/** Rules of a hostile .htaccess, each in a directory of its own, and what an answer shows that it worked. */
+const rules: Record<string, readonly [rules: string, page: string, worked: RegExp]> = {
+  SetHandler: [`SetHandler "proxy:fcgi://${php}:${neighbour.port}"`, "page.php", /uid 20002/],
+  "rewrite to a neighbour's port": [
+    `RewriteEngine On\nRewriteRule ^page.php$ fcgi://${php}:${neighbour.port}/srv/sites/wiki/htdocs/victim.php [P,E=REMOTE_USER:admin]`,
+    "page.php",
+    /uid 20002 user admin/,
+  ],
+  "rewrite to a neighbour's handler": [
+    `RewriteEngine On\nRewriteRule ^page.php$ /srv/sites/wiki/htdocs/victim.php [H=proxy:fcgi://${php}:${neighbour.port},E=REMOTE_USER:admin]`,
+    "page.php",
+    /uid 20002/,
+  ],
+  PHP_ADMIN_VALUE: ["RewriteEngine On\nRewriteRule ^value.php$ - [E=PHP_ADMIN_VALUE:memory_limit=77M]", "value.php", /GOT/],
+  "link to a neighbour's file": ["# nothing", "link.txt", /canary/],
+};
+
+/** A FastCGI request from a machine that is no Apache VM. */
+const fromElsewhere = `sudo python3 -I -c 'import socket, sys; sys.path.insert(0, "/etc/fleet/lib"); import probes
+c = socket.create_connection(("${php}", ${neighbour.port}), 5); c.sendall(probes.fastcgi_request("/fleet-fpm-ping"))
+try: got = c.recv(4096)
+except OSError: got = b""
+print("GOT" if b"pong" in got else "denied")'`;
+
+beforeAll(async () => {
+  await file(neighbour, "secret.txt", "canary\n");
+  await file(neighbour, "victim.php", victim);
+  await file(attacker, "attack.php", attack);
+  for (const [n, [rule]] of Object.values(rules).entries()) {
+    await file(attacker, `h${n}/.htaccess`, `${rule}\n`);
+    await file(attacker, `h${n}/page.php`, "<?php echo 'uid ', posix_getuid();\n");
+    await file(attacker, `h${n}/value.php`, value);
+    await on(
+      "nas1",
+      `sudo sh -c 'cd ${tree}/status/htdocs/h${n} && ln -sfn /srv/sites/wiki/htdocs/secret.txt link.txt && chown -h ${attacker.uid}:33 link.txt'`,
+    );
+  }
+});
+
+afterAll(async () => {
+  const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"]);
+  await on(
+    "nas1",
+    `sudo sh -c 'rm -rf ${tree}/wiki/htdocs/secret.txt ${tree}/wiki/htdocs/victim.php ${tree}/status/htdocs/attack.php ${tree}/status/htdocs/h[0-9]'`,
+  );
+  expect(code, out + err).toBe(0);
+});
+
+/** Every attack, by name: what came of it. */
+async function attacks(): Promise<Record<string, string>> {
+  const { out } = await curl("http://wiki.lab.test/victim.php");
+  expect(out).toMatch(/^uid \d+ user nobody master \d+$/);
+  const master = /master (\d+)/.exec(out)?.[1] ?? "";
+  const found: Record<string, string> = {};
+  for (const name of inPhp) {
+    found[name] = await visit(`attack.php?attack=${encodeURIComponent(name)}&pid=${master}&uid=${neighbour.uid}`);
+  }
+  for (const [n, [name, [, page, worked]]] of Object.entries(rules).entries()) {
+    const said = await visit(`h${n}/${page}`);
+    found[name] = worked.test(said) ? `GOT ${said.slice(0, 100)}` : "denied";
+  }
+  found["FastCGI from another machine"] = (await on("nas1", fromElsewhere)).trim();
+  return found;
+}
+
+const tell = (what: string, found: Record<string, string>): void => {
+  const rows = Object.entries(found).map(([name, said]) => `  ${name.padEnd(34)} ${said.replace(/\s+/g, " ").slice(0, 90)}`);
+  process.stdout.write(`\n${what}\n${rows.join("\n")}\n`);
+};
+
+describe("a hostile site", () => {
+  it("gets nothing of its neighbour", async () => {
+    const found = await attacks();
+    tell("the fleet as it is", found);
+    expect(Object.entries(found).filter(([, said]) => said !== "denied")).toEqual([]);
+  });
+
+  it("gets everything on a fleet without the walls", async () => {
+    const unit = "templates/php/site.service.mustache";
+    const without = (pattern: RegExp) => (text: string) => text.replaceAll(pattern, "");
+    const walls =
+      /^(TemporaryFileSystem|BindPaths|PrivateTmp|ProtectProc|ProcSubset|PrivateDevices|PrivateIPC)=.*\n|^\{\{[#/]denied\}\}\n|^IPAddressDeny=.*\n/gm;
+    const copy = await changedCheckout(unit, (text) =>
+      text.replaceAll(walls, "").replace("User={{uid}}", `User=${neighbour.uid}`).replace("Group={{uid}}", `Group=${neighbour.uid}`),
+    );
+    // One user for all needs files that it may read.
+    edit(copy, "templates/php/fpm.ts", (text) => text.replace('mode: "0640" }', 'mode: "0644" }'));
+    edit(copy, "templates/php/fpm.conf.mustache", without(/^(listen.allowed_clients|php_admin_value\[auto_prepend_file\]).*\n/gm));
+    edit(copy, "templates/apache/vhost.conf.mustache", (text) =>
+      text.replaceAll(/^ +ProxyFCGISetEnvIf.*\n/gm, "").replace("SymLinksIfOwnerMatch", "FollowSymLinks"),
+    );
+    edit(copy, "templates/apache/apache.ts", (text) => text.replace('"RewriteRule",', '"RewriteRule", "SetHandler",'));
+    const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], copy);
+    expect(code, out + err).toBe(0);
+    const found = await attacks();
+    tell("a fleet without the walls", found);
+    expect(Object.entries(found).filter(([, said]) => !said.startsWith("GOT"))).toEqual([]);
+  });
+});

@@ -164,6 +164,8 @@ function servicePart(
       .sort(([a], [b]) => (a < b ? -1 : 1))
       .map(([name, value]) => ({ name, value: typeof value === "string" ? `"${value}"` : Number(value) })),
   };
+  // Of hundreds of sites on a VM, those are checked that a change touches.
+  const files = [`${unitDirectory}/${unit}.service`, `${directory}/`];
   const sessions: SecretFile = { path: `${directory}/sessions.conf`, ...own, secret: sessionSecret(site) };
   return {
     files: [
@@ -181,12 +183,14 @@ function servicePart(
         argv: [`/opt/php/${artefact}/bin/php`, "-c", `${directory}/php.ini`, "-r", iniCheck, `${directory}/php.ini`],
         user: site.uid,
         group: site.uid,
+        paths: files,
       },
       {
         name: `php-fpm -t of ${name}`,
         argv: [`/opt/php/${artefact}/sbin/php-fpm`, "-t", "--fpm-config", `${directory}/fpm.conf`, "-c", `${directory}/php.ini`],
         user: site.uid,
         group: site.uid,
+        paths: files,
       },
     ],
     units: [

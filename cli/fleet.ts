@@ -5,21 +5,12 @@ import { Command, InvalidArgumentError } from "commander";
 import * as fs from "fs";
 import * as YAML from "yaml";
 import { converge } from "../components/programs";
-import { run, type Address } from "../components/ssh";
+import type { Address } from "../components/ssh";
 import { secretsFile } from "../config/load";
 import { ConfigError } from "../config/problems";
 import { secretNames } from "../config/schema";
-import { addressesOf, CliError, machinesOf, type FleetMachine } from "./stack";
-
-/** VMs asked at the same time. */
-const parallel = 16;
-
-/** What converge on one VM said, or why it could not be asked. */
-interface Answer<T> {
-  readonly machine: FleetMachine;
-  readonly said?: T;
-  readonly error?: string;
-}
+import { askAll, type Answer } from "./ask";
+import { addressesOf, CliError, outputsOf, type FleetMachine } from "./stack";
 
 /** One difference between a VM and its live generation. */
 interface Finding {
@@ -46,30 +37,7 @@ interface Status {
 }
 
 /** VMs of a stack and the way to them. */
-const vmsOf = (stack: string): Map<FleetMachine, Address> => addressesOf(stack, machinesOf(stack));
-
-/** Asks every VM, each over one SSH session. */
-async function askAll<T>(vms: ReadonlyMap<FleetMachine, Address>, verb: string, exits: readonly number[]): Promise<Answer<T>[]> {
-  const answers = new Map<FleetMachine, Answer<T>>();
-  const waiting = [...vms];
-  const worker = async (): Promise<void> => {
-    for (let next = waiting.shift(); next; next = waiting.shift()) {
-      const [machine, address] = next;
-      try {
-        const { status, stdout, stderr } = await run(address, `${converge} ${verb}`);
-        const failed = !exits.includes(status);
-        answers.set(
-          machine,
-          failed ? { machine, error: stderr.trim() || `exit status ${status}` } : { machine, said: JSON.parse(stdout) as T },
-        );
-      } catch (error) {
-        answers.set(machine, { machine, error: (error as Error).message });
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: parallel }, worker));
-  return [...vms.keys()].flatMap((m) => answers.get(m) ?? []);
-}
+const vmsOf = (stack: string): Map<FleetMachine, Address> => addressesOf(stack, outputsOf(stack).machines);
 
 function driftText(answers: readonly Answer<Drift>[]): string {
   const lines: string[] = [];
@@ -123,7 +91,7 @@ cli
   .requiredOption(...stackOption)
   .option("--json", "for programs")
   .action(async (options: { stack: string; json?: boolean }) => {
-    const answers = await askAll<Drift>(vmsOf(options.stack), "drift", [0, 2]);
+    const answers = await askAll<Drift>(vmsOf(options.stack), `${converge} drift`, [0, 2]);
     const plain = answers.map(({ machine, said, error }) => ({ vm: machine.name, ...said, ...(error === undefined ? {} : { error }) }));
     process.stdout.write(`${options.json ? JSON.stringify(plain, null, 2) : driftText(answers)}\n`);
     if (answers.some((a) => a.error !== undefined)) process.exitCode = 1;
@@ -140,7 +108,7 @@ cli
     const every = options.watch === true ? 2 : options.watch;
     const vms = vmsOf(options.stack);
     for (;;) {
-      const answers = await askAll<Status>(vms, "status", [0]);
+      const answers = await askAll<Status>(vms, `${converge} status`, [0]);
       const plain = answers.map(({ machine, said, error }) => ({ ...machine, ...said, ...(error === undefined ? {} : { error }) }));
       const clear = every !== undefined && process.stdout.isTTY ? "\x1b[H\x1b[2J" : "";
       process.stdout.write(`${clear}${options.json ? JSON.stringify(plain, null, 2) : statusText(answers)}\n`);

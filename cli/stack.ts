@@ -19,14 +19,23 @@ export interface FleetMachine {
 /** A mistake of the operator, told without a stack trace. */
 export class CliError extends Error {}
 
-/** The VMs of a stack as its last `pulumi up` left them. */
-export function machinesOf(stack: string): FleetMachine[] {
+/** A site as the stack's outputs describe it. */
+export interface FleetSite {
+  readonly name: string;
+  /** PHP version, e.g. 8.2. */
+  readonly php: string;
+  /** PHP group that runs it. */
+  readonly group: string;
+}
+
+/** The VMs and sites of a stack as its last `pulumi up` left them. */
+export function outputsOf(stack: string): { machines: FleetMachine[]; sites: FleetSite[] } {
   const words = ["stack", "output", "--json", "--non-interactive", "--stack", stack];
   const { status, stdout, stderr, error } = spawnSync("pulumi", words, { encoding: "utf8", maxBuffer: 1 << 28 });
   if (status !== 0) throw new CliError(`the outputs of ${stack} cannot be read: ${error?.message ?? stderr.trim()}`);
-  const { machines = [] } = JSON.parse(stdout) as { machines?: FleetMachine[] };
+  const { machines = [], sites = [] } = JSON.parse(stdout) as { machines?: FleetMachine[]; sites?: FleetSite[] };
   if (machines.length === 0) throw new CliError(`${stack} has no VMs yet: run pulumi up first`);
-  return machines;
+  return { machines, sites };
 }
 
 /** How to reach each VM of a stack: with its own host key and no other. */

@@ -33,6 +33,7 @@ OWN_DIRECTORIES = ["/etc/fleet"]  # nobody else has a file there
 PART_SECONDS = 600  # an unfinished file that is older was left by somebody who is not at work any more
 SEALED = [f"{ROOT}/usr/local/lib/fleet", f"{ROOT}/opt/php"]
 DISTRIBUTION = ("/usr/lib/", "/lib/", "/run/systemd/generator")  # units that come with Debian, or are made of its files
+SCRIPT = re.compile(r"fleet-exec-(.+)-[0-9a-f]{8}\.service")  # a run of phpexec for a site
 WAY_IN = "ssh.service"  # Debian's, and every VM is reached through it
 SYSCTL_FILES = ["/etc/sysctl.conf", *(f"{folder}/sysctl.d/*.conf" for folder in ("/etc", "/run", "/usr/local/lib"))]
 NOLOGIN = "/usr/sbin/nologin"  # the shell that systemd-sysusers gives where none is asked for
@@ -201,7 +202,9 @@ def units(bundle) -> list[dict]:
         found += [finding("unit", name, what) for what in unit_problems(name, records.get(name), state, bundle)]
     for line in command("systemctl", "list-units", "--plain", "--no-legend", "--", "fleet-*", "fleet.*").splitlines():
         name, _, active, *_ = line.split()
-        if name not in known and active in ("active", "activating"):
+        script = SCRIPT.fullmatch(name)
+        known_script = script and f"/etc/fleet/scripts/{script[1]}.json" in bundle.entries
+        if name not in known and not known_script and active in ("active", "activating"):
             found.append(finding("unit", name, "runs, but is not the fleet's"))
     return found
 

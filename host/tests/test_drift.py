@@ -38,7 +38,7 @@ class OnAMachine(unittest.TestCase):
         self.addCleanup(self.machine.close)
         unit = record("unit", name="web.service") + record("unit", name="asleep.service", start=False)
         files = [
-            file("/etc/fleet/a.conf", "one\n"), file("/etc/sysctl.d/60-fleet.conf", "net.a.b = 1 2\n"),
+            file("/etc/fleet/a.conf", "one\n"), file("/etc/fleet/scripts/wiki.json", "{}\n"), file("/etc/sysctl.d/60-fleet.conf", "net.a.b = 1 2\n"),
             file(f"{OWN}/web.service", "[Service]\nExecStart=/opt/php/8.2-ab/sbin/php-fpm\n"),
             file(f"{OWN}/watch.service", "[Service]\n"), file(f"{OWN}/fleet-vip.service", VIPS),
             file(f"{OWN}/srv.mount", MOUNT), file("/etc/sysusers.d/x.conf", 'u fleet-site-a 20001 "Site a" /srv/a\n'),
@@ -155,6 +155,12 @@ class OnAMachine(unittest.TestCase):
     def test_a_unit_of_the_fleets_that_the_machine_should_not_run_is_found(self):
         self.machine.write("/units/running", "fleet-old.service loaded active running Old\n")
         self.assertEqual([("unit", "fleet-old.service", "runs, but is not the fleet's")], self.found())
+
+    def test_a_script_that_phpexec_runs_is_no_finding_and_whatever_else_is_called_so_is(self):
+        others = ["fleet-exec-shop-0a1b2c3d.service", "fleet-exec-wiki.service", "fleet-exec-wiki-0a1b2c3d.socket"]
+        names = ["fleet-exec-wiki-0a1b2c3d.service", *others]
+        self.machine.write("/units/running", "".join(f"{name} loaded active running x\n" for name in names))
+        self.assertEqual(others, [name for _, name, _ in self.found()])
 
     def test_a_kernel_parameter_set_by_hand_is_found(self):
         self.machine.write("/proc/sys/net/a/b", "1\t3\n")

@@ -2,8 +2,11 @@ import { atLeast } from "../../config/php-builds";
 import type { PhpBuild, PhpGroup, Site } from "../../config/model";
 import type { HostContent, SecretFile } from "../content";
 import { sitesDirectory } from "../nas/mount";
+import { programFile } from "../programs";
 import { render } from "../render";
 import { unitDirectory, unitFile } from "../system/system";
+import { box } from "./box";
+import { scriptPart } from "./script";
 
 /** Addresses that the fleet's own PHP tier needs to know. */
 export interface FpmSurroundings {
@@ -25,18 +28,20 @@ export const siteUnit = (site: Pick<Site, "name">): string => `fleet-site-${site
 /** Name under which the program passes the text of a site's session settings. */
 export const sessionSecret = (site: Pick<Site, "name">): string => `sessions-${site.name}`;
 
-/** All sites of a group, each a service of its own; see {@link sitePart}. */
+/** All sites of a group, each a service of its own; see {@link sitePart}. Beside it, what runs their scripts. */
 export function fpmPart(group: PhpGroup, around: FpmSurroundings): Partial<HostContent> {
-  const parts = group.sites.map((site) => {
+  const parts = group.sites.flatMap((site) => {
     const build = group.builds.find((b) => b.version === site.php.version);
     if (!build) throw new Error(`group ${group.name} has no PHP ${site.php.version} for ${site.name}`);
-    return sitePart(site, build, group.vip, around);
+    const { phpAddresses } = around;
+    return [sitePart(site, build, group.vip, around), scriptPart(site, build, phpAddresses)];
   });
   const users = group.sites.map((s) => `u ${siteUnit(s)} ${s.uid} "Site ${s.name}" ${sitesDirectory}/${s.name}\n`);
   return {
     packages: group.builds.flatMap((b) => b.runPackages),
     files: [
       { path: "/etc/sysusers.d/fleet-sites.conf", text: `# Managed by the fleet program.\n${users.join("")}` },
+      ...["phpexec.py"].map(programFile),
       ...parts.flatMap((p) => p.files ?? []),
     ],
     secrets: parts.flatMap((p) => p.secrets ?? []),
@@ -58,13 +63,7 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
   const extensions = [...build.pecl.map((p) => p.name)];
   const own = { owner: "root", group: site.uid, mode: "0640" };
   const common = { name: site.name, unit, vip, port: site.port, uid: site.uid, artefact: build.artefact, version: build.release };
-  const service = {
-    ...common,
-    memoryMb: site.memoryMb,
-    // Each child, the master, and what a script may start for itself.
-    tasks: site.php.maxChildren * 4 + 16,
-    denied: ["localhost", ...around.phpAddresses],
-  };
+  const service = { ...common, box: box(site, around.phpAddresses) };
   const fpm = { ...common, clients: [...around.apacheAddresses, "127.0.0.1"].join(","), maxChildren: site.php.maxChildren };
   const ini = {
     // From 8.5 on OPcache is part of PHP itself and no longer a file to load.

@@ -14,7 +14,7 @@ import {
   type SiteConfig,
   type StackConfig,
 } from "./schema";
-import { megabytes } from "./units";
+import { megabytes, seconds } from "./units";
 
 /** What the loader reads: everything an operator wrote, already parsed from YAML. */
 export interface Written {
@@ -428,7 +428,8 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
     });
   }
   // Without a problem the site was accepted whole.
-  return { ...(site as SiteConfig), php: { ...site.php, group: first[0] }, memoryMb: megabytes(site.php.memory) ?? 0 };
+  const cron = (site.cron ?? []).map(({ timeout, ...entry }) => ({ ...entry, timeoutSeconds: Math.ceil(seconds(timeout) ?? 0) }));
+  return { ...(site as SiteConfig), php: { ...site.php, group: first[0] }, memoryMb: megabytes(site.php.memory) ?? 0, cron };
 }
 
 function checkSites(sites: readonly { file: string; site: SiteDraft }[]): Problem[] {
@@ -454,6 +455,11 @@ function checkSites(sites: readonly { file: string; site: SiteDraft }[]): Proble
     once(file, "uid", site.uid, "uid");
     once(file, "port", site.port, "port");
     for (const host of site.hosts ?? []) once(file, "hosts", host, "DNS name");
+    (site.cron ?? []).forEach(({ name }, i, all) => {
+      if (all.findIndex((other) => other.name === name) === i) return;
+      const allowed = "a name used once in the site";
+      found.push({ file, property: `cron.${i}.name`, value: name, allowed, remedy: "Give one of the entries another name." });
+    });
   }
   return found;
 }

@@ -300,5 +300,45 @@ class Balancer(unittest.TestCase):
         self.assertEqual([("10.0.0.1:80 10.0.0.3", "weight is 0, though the server is ready")], by_hand)
 
 
+class Cron(unittest.TestCase):
+    """`status` tells what became of the cron entries."""
+
+    def setUp(self):
+        self.machine = Machine()
+        self.addCleanup(self.machine.close)
+        self.units = ["fleet-cron-big-wiki-tidy.service", "fleet-cron-wiki-tidy.service"]
+        files = [file(f"{OWN}/{name}", "[Service]\n") for name in self.units]
+        self.machine.report(bundle(*files, file(f"{OWN}/fleet-cron-wiki-tidy.timer", "[Timer]\n")))
+
+    def said(self, result, status, ended, active="inactive"):
+        self.machine.write(f"/units/{self.units[1]}", f"{active}\n")
+        shown = f"Result={result}\nExecMainStatus={status}\nInactiveEnterTimestamp={ended}\n"
+        self.machine.write(f"/units/{self.units[1]}.shown", shown)
+        self.machine.write(f"/units/{self.units[0]}.shown", "Result=success\nExecMainStatus=0\nInactiveEnterTimestamp=\n")
+        other, run = json.loads(self.machine.run("converge.py", "status").stdout)["cron"]
+        self.assertEqual({"site": "big-wiki", "entry": "tidy", "running": False}, other)
+        self.assertEqual(("wiki", "tidy"), (run.pop("site"), run.pop("entry")))
+        return run
+
+    def test_a_run_is_told_with_its_end_and_its_result(self):
+        ran = {"running": False, "ended": 1795547885}
+        self.assertEqual({**ran, "result": "success", "exit": 0}, self.said("success", 0, "@1795547885"))
+        self.assertEqual({**ran, "result": "exit-code", "exit": 4}, self.said("exit-code", 4, "@1795547885", "failed"))
+        self.assertEqual({**ran, "result": "timeout", "exit": 15}, self.said("timeout", 15, "@1795547885", "failed"))
+
+    def test_a_run_that_another_machine_made_is_no_run_here(self):
+        self.assertEqual({"running": False}, self.said("exec-condition", 0, "@1795547885"))
+
+    def test_an_entry_that_runs_now_is_told(self):
+        self.assertTrue(self.said("success", 0, "", "activating")["running"])
+
+    def test_a_cron_run_that_failed_is_no_edit_by_hand(self):
+        self.said("exit-code", 4, "@1795547885", "failed")
+        for name in [*self.units, "fleet-cron-wiki-tidy.timer", "ssh.service"]:
+            place = DEBIAN if name == "ssh.service" else OWN
+            self.machine.write(f"/units/{name}.shown", SHOWN.format(place, name))
+        self.assertEqual([], json.loads(self.machine.run("converge.py", "drift").stdout)["findings"])
+
+
 if __name__ == "__main__":
     unittest.main()

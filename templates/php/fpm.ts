@@ -6,6 +6,7 @@ import { programFile } from "../programs";
 import { render } from "../render";
 import { unitDirectory, unitFile } from "../system/system";
 import { box } from "./box";
+import { cronPart } from "./cron";
 import { scriptPart } from "./script";
 
 /** Addresses that the fleet's own PHP tier needs to know. */
@@ -34,14 +35,14 @@ export function fpmPart(group: PhpGroup, around: FpmSurroundings): Partial<HostC
     const build = group.builds.find((b) => b.version === site.php.version);
     if (!build) throw new Error(`group ${group.name} has no PHP ${site.php.version} for ${site.name}`);
     const { phpAddresses } = around;
-    return [sitePart(site, build, group.vip, around), scriptPart(site, build, phpAddresses)];
+    return [sitePart(site, build, group.vip, around), scriptPart(site, build, phpAddresses), cronPart(site, build, phpAddresses)];
   });
   const users = group.sites.map((s) => `u ${siteUnit(s)} ${s.uid} "Site ${s.name}" ${sitesDirectory}/${s.name}\n`);
   return {
     packages: group.builds.flatMap((b) => b.runPackages),
     files: [
       { path: "/etc/sysusers.d/fleet-sites.conf", text: `# Managed by the fleet program.\n${users.join("")}` },
-      ...["phpexec.py"].map(programFile),
+      ...["phpexec.py", "cron.py"].map(programFile),
       ...parts.flatMap((p) => p.files ?? []),
     ],
     secrets: parts.flatMap((p) => p.secrets ?? []),

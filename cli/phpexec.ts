@@ -1,7 +1,8 @@
 // phpexec: runs a PHP script of a site, or of many, on VMs of their groups. Thin: host/phpexec.py does the work there.
 import Table from "cli-table3";
 import { Command, InvalidArgumentError } from "commander";
-import { stream, type Address } from "../components/ssh";
+import { stream, type Address, type Streams } from "../components/ssh";
+import { ConfigError } from "../config/problems";
 import { programDirectory } from "../templates/programs";
 import { askAll, inParallel, type Answer } from "./ask";
 import { addressesOf, CliError, outputsOf, type FleetMachine, type FleetSite } from "./stack";
@@ -78,55 +79,61 @@ export function byLines(site: string, write: (text: string) => void): { take: (d
   };
 }
 
-async function runOne(
-  site: FleetSite,
-  answers: readonly Answer<About>[],
-  vms: ReadonlyMap<FleetMachine, Address>,
-  words: readonly string[],
-) {
-  const { machine } = vmFor(site, answers, 0);
-  const status = await stream(reach(vms, machine), commandLine([...program, site.name, ...words]), {
-    stdin: process.stdin,
-    stdout: (data) => void process.stdout.write(data),
-    stderr: (data) => void process.stderr.write(data),
-  });
-  process.stdin.destroy();
-  return status;
+/** What one call of phpexec knows: the way to the VMs, what they say of themselves, the script and its arguments. */
+interface Known {
+  readonly vms: ReadonlyMap<FleetMachine, Address>;
+  readonly answers: readonly Answer<About>[];
+  readonly script: readonly string[];
 }
 
-async function runMany(
-  sites: readonly FleetSite[],
-  answers: readonly Answer<About>[],
-  vms: ReadonlyMap<FleetMachine, Address>,
-  words: readonly string[],
-  jobs: number,
-): Promise<Row[]> {
-  return inParallel(sites, jobs, async (site, turn) => {
-    const begun = Date.now();
-    const seconds = (): number => (Date.now() - begun) / 1000;
-    let vm = "";
-    try {
-      const { machine, said } = vmFor(site, answers, turn);
-      vm = machine.name;
-      const [out, err] = [process.stdout, process.stderr].map((to) => byLines(site.name, (text) => void to.write(text)));
-      // One standard input cannot be that of many.
-      const streams = { stdin: "", stdout: out?.take ?? ignore, stderr: err?.take ?? ignore };
-      const exit = await stream(reach(vms, machine), commandLine([...program, site.name, ...words]), streams);
-      out?.end();
-      err?.end();
-      return { site: site.name, vm, php: said?.sites[site.name] ?? site.php, exit, seconds: seconds() };
-    } catch (error) {
-      return { site: site.name, vm, php: site.php, exit: (error as Error).message, seconds: seconds() };
-    }
-  });
-}
-
-const ignore = (): void => undefined;
-
-function reach(vms: ReadonlyMap<FleetMachine, Address>, machine: FleetMachine): Address {
+/** Exit status of the script on this VM. */
+function runOn(machine: FleetMachine, site: FleetSite, { vms, script }: Known, streams: Streams): Promise<number> {
   const address = vms.get(machine);
   if (!address) throw new CliError(`no way to ${machine.name} is known`);
-  return address;
+  return stream(address, commandLine([...program, site.name, ...script]), streams);
+}
+
+async function runOne(site: FleetSite, known: Known): Promise<number> {
+  const { machine } = vmFor(site, known.answers, 0);
+  try {
+    return await runOn(machine, site, known, {
+      stdin: process.stdin,
+      stdout: (data) => void process.stdout.write(data),
+      stderr: (data) => void process.stderr.write(data),
+    });
+  } catch (error) {
+    process.stderr.write(`phpexec: ${machine.name}: ${(error as Error).message}\n`);
+    return 255;
+  } finally {
+    process.stdin.destroy();
+  }
+}
+
+/** The row of one site among many. */
+async function runRow(site: FleetSite, turn: number, known: Known): Promise<Row> {
+  const begun = Date.now();
+  const row = (vm: string, php: string, exit: Row["exit"]): Row => ({
+    site: site.name,
+    vm,
+    php,
+    exit,
+    seconds: (Date.now() - begun) / 1000,
+  });
+  const out = byLines(site.name, (text) => void process.stdout.write(text));
+  const err = byLines(site.name, (text) => void process.stderr.write(text));
+  let vm = "";
+  try {
+    const { machine, said } = vmFor(site, known.answers, turn);
+    vm = machine.name;
+    // One standard input cannot be that of many.
+    const exit = await runOn(machine, site, known, { stdin: "", stdout: out.take, stderr: err.take });
+    return row(vm, said?.sites[site.name] ?? site.php, exit);
+  } catch (error) {
+    return row(vm, site.php, (error as Error).message);
+  } finally {
+    out.end();
+    err.end();
+  }
 }
 
 function tableOf(rows: readonly Row[]): string {
@@ -148,9 +155,10 @@ async function phpexec(words: readonly string[], options: Options): Promise<numb
     machines.filter((m) => m.role === "php" && groups.has(m.tier)),
   );
   const answers = await askAll<About>(vms, commandLine([...program, "--sites"]), [0]);
+  const known = { vms, answers, script };
   const [site] = chosen;
-  if (!many && site) return runOne(site, answers, vms, script);
-  const rows = await runMany(chosen, answers, vms, script, options.jobs);
+  if (!many && site) return runOne(site, known);
+  const rows = await inParallel(chosen, options.jobs, (each, turn) => runRow(each, turn, known));
   process.stdout.write(`${tableOf(rows)}\n`);
   return rows.some((r) => r.exit !== 0) ? 1 : 0;
 }
@@ -175,7 +183,8 @@ const cli = new Command("phpexec")
 
 if (require.main === module) {
   cli.parseAsync().catch((error: unknown) => {
-    process.stderr.write(`phpexec: ${error instanceof CliError ? error.message : String((error as Error).stack ?? error)}\n`);
-    process.exitCode = error instanceof CliError ? 2 : 255;
+    const mistake = error instanceof CliError || error instanceof ConfigError;
+    process.stderr.write(`phpexec: ${mistake ? error.message : String((error as Error).stack ?? error)}\n`);
+    process.exitCode = mistake ? 2 : 255;
   });
 }

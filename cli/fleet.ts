@@ -5,21 +5,13 @@ import { Command, InvalidArgumentError } from "commander";
 import * as fs from "fs";
 import * as YAML from "yaml";
 import { converge } from "../components/programs";
-import { run, type Address } from "../components/ssh";
+import type { Address } from "../components/ssh";
 import { secretsFile } from "../config/load";
 import { ConfigError } from "../config/problems";
 import { secretNames } from "../config/schema";
-import { addressesOf, CliError, machinesOf, type FleetMachine } from "./stack";
-
-/** VMs asked at the same time. */
-const parallel = 16;
-
-/** What converge on one VM said, or why it could not be asked. */
-interface Answer<T> {
-  readonly machine: FleetMachine;
-  readonly said?: T;
-  readonly error?: string;
-}
+import { askAll, type Answer } from "./ask";
+import { latest, outcome, type CronRun, type LastRun } from "./cron";
+import { addressesOf, CliError, contentOf, type FleetMachine } from "./stack";
 
 /** One difference between a VM and its live generation. */
 interface Finding {
@@ -43,33 +35,12 @@ interface Status {
   /** Health checks that fail now, and why; null where nobody answers for them. */
   readonly failing: Readonly<Record<string, string>> | null;
   readonly artefacts: readonly string[];
+  /** Absent from a VM that an older program looks after. */
+  readonly cron?: readonly CronRun[];
 }
 
 /** VMs of a stack and the way to them. */
-const vmsOf = (stack: string): Map<FleetMachine, Address> => addressesOf(stack, machinesOf(stack));
-
-/** Asks every VM, each over one SSH session. */
-async function askAll<T>(vms: ReadonlyMap<FleetMachine, Address>, verb: string, exits: readonly number[]): Promise<Answer<T>[]> {
-  const answers = new Map<FleetMachine, Answer<T>>();
-  const waiting = [...vms];
-  const worker = async (): Promise<void> => {
-    for (let next = waiting.shift(); next; next = waiting.shift()) {
-      const [machine, address] = next;
-      try {
-        const { status, stdout, stderr } = await run(address, `${converge} ${verb}`);
-        const failed = !exits.includes(status);
-        answers.set(
-          machine,
-          failed ? { machine, error: stderr.trim() || `exit status ${status}` } : { machine, said: JSON.parse(stdout) as T },
-        );
-      } catch (error) {
-        answers.set(machine, { machine, error: (error as Error).message });
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: parallel }, worker));
-  return [...vms.keys()].flatMap((m) => answers.get(m) ?? []);
-}
+const vmsOf = (stack: string): Map<FleetMachine, Address> => addressesOf(stack, contentOf(stack).machines);
 
 function driftText(answers: readonly Answer<Drift>[]): string {
   const lines: string[] = [];
@@ -105,14 +76,31 @@ function statusText(answers: readonly Answer<Status>[]): string {
   });
   for (const answer of answers) {
     const { machine: m, said } = answer;
-    const changed = said?.changed === undefined ? "" : new Date(said.changed * 1000).toISOString().slice(0, 16).replace("T", " ");
     const php = [...new Set((said?.artefacts ?? []).map((name) => name.split("-")[0]))].join(" ");
     const generation = said?.generation?.slice(0, 12) ?? "";
-    table.push([m.name, m.role, m.address, m.vcpu, m.memoryMb, m.debian, php, generation, changed, trouble(answer) || "ok"]);
+    table.push([m.name, m.role, m.address, m.vcpu, m.memoryMb, m.debian, php, generation, minute(said?.changed), trouble(answer) || "ok"]);
   }
   const bad = answers.filter((a) => trouble(a)).length;
-  return `${table.toString()}\n${answers.length} VMs, ${bad === 0 ? "all well" : `${bad} not well`}`;
+  const vms = `${answers.length} VMs, ${bad === 0 ? "all well" : `${bad} not well`}`;
+  return [table.toString(), ...cronText(cronOf(answers)), vms].join("\n");
 }
+
+/** The last run of every cron entry, over all VMs. */
+const cronOf = (answers: readonly Answer<Status>[]): LastRun[] =>
+  latest(answers.flatMap(({ machine, said }) => (said?.cron ?? []).map((run) => ({ vm: machine.name, ...run }))));
+
+/** A table of the cron entries, where there are any, and how many went wrong. */
+function cronText(runs: readonly LastRun[]): string[] {
+  if (runs.length === 0) return [];
+  const table = new Table({ head: ["site", "cron entry", "last run (UTC)", "VM", "outcome"], style: { head: [], border: [] } });
+  table.push(...runs.map((run) => [run.site, run.entry, minute(run.ended), run.vm, outcome(run)]));
+  const failed = runs.filter((run) => run.failed).length;
+  return [table.toString(), `${runs.length} cron entries, ${failed === 0 ? "none failed" : `the last run of ${failed} failed`}`];
+}
+
+/** A time in seconds since 1970, to the minute; an empty text where there is none. */
+const minute = (time: number | undefined): string =>
+  time === undefined ? "" : new Date(time * 1000).toISOString().slice(0, 16).replace("T", " ");
 
 const cli = new Command("fleet").description("What the VMs of a stack are, and how they differ from what they should be.");
 const stackOption = ["-s, --stack <name>", "the stack"] as const;
@@ -123,7 +111,7 @@ cli
   .requiredOption(...stackOption)
   .option("--json", "for programs")
   .action(async (options: { stack: string; json?: boolean }) => {
-    const answers = await askAll<Drift>(vmsOf(options.stack), "drift", [0, 2]);
+    const answers = await askAll<Drift>(vmsOf(options.stack), `${converge} drift`, [0, 2]);
     const plain = answers.map(({ machine, said, error }) => ({ vm: machine.name, ...said, ...(error === undefined ? {} : { error }) }));
     process.stdout.write(`${options.json ? JSON.stringify(plain, null, 2) : driftText(answers)}\n`);
     if (answers.some((a) => a.error !== undefined)) process.exitCode = 1;
@@ -132,7 +120,7 @@ cli
 
 cli
   .command("status")
-  .description("one screen: VMs, generations, health, PHP; exit code 1 where a VM is not well")
+  .description("one screen: VMs, generations, health, PHP, cron; exit code 1 where a VM is not well or the last run of a cron entry failed")
   .requiredOption(...stackOption)
   .option("--json", "for programs")
   .option("--watch [seconds]", "again every so many seconds, until interrupted", wholeSeconds)
@@ -140,11 +128,11 @@ cli
     const every = options.watch === true ? 2 : options.watch;
     const vms = vmsOf(options.stack);
     for (;;) {
-      const answers = await askAll<Status>(vms, "status", [0]);
+      const answers = await askAll<Status>(vms, `${converge} status`, [0]);
       const plain = answers.map(({ machine, said, error }) => ({ ...machine, ...said, ...(error === undefined ? {} : { error }) }));
       const clear = every !== undefined && process.stdout.isTTY ? "\x1b[H\x1b[2J" : "";
       process.stdout.write(`${clear}${options.json ? JSON.stringify(plain, null, 2) : statusText(answers)}\n`);
-      process.exitCode = answers.some((a) => trouble(a)) ? 1 : 0;
+      process.exitCode = answers.some((a) => trouble(a)) || cronOf(answers).some((run) => run.failed) ? 1 : 0;
       if (every === undefined) return;
       await new Promise((resolve) => setTimeout(resolve, every * 1000));
     }

@@ -51,11 +51,20 @@ export function outputsOf(stack: string, ...more: "--show-secrets"[]): Record<st
   return JSON.parse(stdout) as Record<string, unknown>;
 }
 
-/** The VMs of a stack as its last `pulumi up` left them. */
-export function machinesOf(stack: string): FleetMachine[] {
-  const { machines = [] } = outputsOf(stack) as { machines?: FleetMachine[] };
+/** A site as the stack's outputs describe it. */
+export interface FleetSite {
+  readonly name: string;
+  /** PHP version, e.g. 8.2. */
+  readonly php: string;
+  /** PHP group that runs it. */
+  readonly group: string;
+}
+
+/** The VMs and sites of a stack as its last `pulumi up` left them. */
+export function contentOf(stack: string): { machines: FleetMachine[]; sites: FleetSite[] } {
+  const { machines = [], sites = [] } = outputsOf(stack) as { machines?: FleetMachine[]; sites?: FleetSite[] };
   if (machines.length === 0) throw new CliError(`${stack} has no VMs yet: run pulumi up first`);
-  return machines;
+  return { machines, sites };
 }
 
 /** How to reach each VM of a stack: with its own host key and no other. */

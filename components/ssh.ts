@@ -1,4 +1,5 @@
 import type * as pulumi from "@pulumi/pulumi";
+import type { Readable } from "stream";
 import { Client } from "ssh2";
 
 /** What an SSH connection needs; the host key is known before the first contact. */
@@ -21,6 +22,13 @@ export interface Finished {
   readonly stderr: string;
 }
 
+/** Where a command's input comes from and its output goes, as it comes. */
+export interface Streams {
+  readonly stdin: string | Readable;
+  readonly stdout: (data: Buffer) => void;
+  readonly stderr: (data: Buffer) => void;
+}
+
 /** Seconds to wait for a connection. */
 const connectSeconds = 15;
 /** A command may cut its own way: seconds between two questions whether the host is there, and how many go unanswered. */
@@ -30,7 +38,18 @@ const [aliveSeconds, aliveTries] = [10, 3];
  * Runs one command over one connection, with `input` on its standard input; secrets go nowhere else.
  * @throws when there is no connection, or when the host presents another key.
  */
-export function run(to: Address, command: string, input = ""): Promise<Finished> {
+export async function run(to: Address, command: string, input = ""): Promise<Finished> {
+  const said = { stdout: "", stderr: "" };
+  const keep = (name: keyof typeof said) => (data: Buffer) => void (said[name] += data.toString());
+  const status = await stream(to, command, { stdin: input, stdout: keep("stdout"), stderr: keep("stderr") });
+  return { status, ...said };
+}
+
+/**
+ * Runs one command over one connection and passes its streams on; its exit status, 255 where a signal ended it.
+ * @throws when there is no connection, or when the host presents another key.
+ */
+export function stream(to: Address, command: string, streams: Streams): Promise<number> {
   const [, expected = ""] = to.hostKey.split(" ");
   return new Promise((resolve, reject) => {
     const client = new Client();
@@ -40,14 +59,14 @@ export function run(to: Address, command: string, input = ""): Promise<Finished>
     client.on("ready", () => {
       client.exec(command, (failure, channel) => {
         if (failure) return reject(failure);
-        const said = { stdout: "", stderr: "" };
-        channel.on("data", (data: Buffer) => (said.stdout += data.toString()));
-        channel.stderr.on("data", (data: Buffer) => (said.stderr += data.toString()));
+        channel.on("data", streams.stdout);
+        channel.stderr.on("data", streams.stderr);
         channel.on("close", (status: number | null) => {
           client.end();
-          resolve({ status: status ?? 255, ...said });
+          resolve(status ?? 255);
         });
-        channel.end(input);
+        if (typeof streams.stdin === "string") channel.end(streams.stdin);
+        else streams.stdin.pipe(channel);
       });
     });
     client.connect({

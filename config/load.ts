@@ -454,7 +454,8 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
     });
   }
   // Without a problem the site was accepted whole.
-  return { ...(site as SiteConfig), php: { ...site.php, group: first[0] }, memoryMb };
+  const cron = (site.cron ?? []).map(({ timeout, ...entry }) => ({ ...entry, timeoutSeconds: Math.ceil(seconds(timeout) ?? 0) }));
+  return { ...(site as SiteConfig), php: { ...site.php, group: first[0] }, memoryMb, cron };
 }
 
 /** A build that a site runs on has the modules that its code and its sessions need. */
@@ -513,6 +514,11 @@ function checkSites(sites: readonly { file: string; site: SiteDraft }[]): Proble
     once(file, "port", site.port, "port");
     once(file, "php.trial.port", site.php?.trial?.port, "port");
     for (const host of site.hosts ?? []) once(file, "hosts", host, "DNS name");
+    (site.cron ?? []).forEach(({ name }, i, all) => {
+      if (all.findIndex((other) => other.name === name) === i) return;
+      const allowed = "a name used once in the site";
+      found.push({ file, property: `cron.${i}.name`, value: name, allowed, remedy: "Give one of the entries another name." });
+    });
   }
   return found;
 }

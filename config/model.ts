@@ -38,11 +38,18 @@ export interface PhpBuild {
   readonly runPackages: readonly string[];
 }
 
+/** A script of a site that runs by itself. */
+export interface CronEntry extends Omit<SiteConfig["cron"][number], "timeout"> {
+  /** Seconds after which a run is ended. */
+  readonly timeoutSeconds: number;
+}
+
 /** A site with everything resolved that its tiers need. */
-export interface Site extends Omit<SiteConfig, "php"> {
+export interface Site extends Omit<SiteConfig, "php" | "cron"> {
   readonly php: SiteConfig["php"] & { readonly group: string };
   /** Memory of the site's service, in megabytes. */
   readonly memoryMb: number;
+  readonly cron: readonly CronEntry[];
 }
 
 /** A PHP group: VMs that run the same sites. */

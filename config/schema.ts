@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { calendarForm, isCalendar } from "./calendar";
 import { isIPv4, isNetwork } from "./network";
 import { phpModuleNames } from "./php-modules";
 import { megabytes, seconds } from "./units";
@@ -233,6 +234,19 @@ export const sitePorts = { from: 10000, to: 39999 } as const;
 export const siteUids = { from: 20000, to: 59999 } as const;
 const port = z.int().min(sitePorts.from).max(sitePorts.to);
 
+/** A script of a site that runs at its times, on one VM of the group each time. */
+const cronSchema = z.strictObject({
+  /** Name among the site's entries; a hyphen parts it from the site's in the names of units. */
+  name: z.string().regex(/^[a-z][a-z0-9_]{0,30}$/, { error: "a name of lower-case letters, digits and underscores" }),
+  /** When it runs, in the VMs' time zone. */
+  at: z.string().refine(isCalendar, { error: calendarForm }),
+  /** Path under the site's tree. */
+  script: fileName,
+  args: z.array(z.string().regex(/^\P{Cc}*$/u, { error: "one line" })).default([]),
+  /** A run that takes longer is ended, and has failed. */
+  timeout: duration.default("60 minutes"),
+});
+
 /** One file of sites/: a vhost and its PHP. */
 export const siteSchema = z.strictObject({
   /** Name of the site, the same as its file's. */
@@ -269,6 +283,8 @@ export const siteSchema = z.strictObject({
   }),
   /** Where PHP keeps sessions. */
   sessions: z.enum(["redis", "memcached", "files"]).default("files"),
+  /** Scripts that run by themselves. */
+  cron: z.array(cronSchema).default([]),
   /** What an empty site is filled with once; never touched again. */
   seed: z.union([z.strictObject({ url, sha256 }), z.strictObject({ files: z.record(fileName, z.string()) })]).optional(),
 });

@@ -710,10 +710,11 @@ def drift_verb(_: bytes) -> int:
 
 def status_verb(_: bytes) -> int:
     report = {"host": host_name(), "generation": None, "unsettled": store.unsettled(), "drained": rollout.drained()}
-    report["artefacts"], report["failing"] = drift.installed(drift.SEALED[1]), {}
+    report["artefacts"], report["failing"], report["cron"] = drift.installed(drift.SEALED[1]), {}, []
     if os.path.islink(store.CURRENT):
         bundle = store.load(store.live())
         report["generation"], report["changed"] = bundle.id, int(os.lstat(store.CURRENT).st_mtime)
+        report["cron"] = drift.cron_runs(bundle)
         if bundle.rollout:
             said = rollout.failing_checks(bundle.rollout["responder"])
             report["failing"] = said and {**said[0], **said[1]}

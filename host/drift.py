@@ -34,6 +34,8 @@ OWN_DIRECTORIES = ["/etc/fleet"]  # nobody else has a file there
 PART_SECONDS = 600  # an unfinished file that is older was left by somebody who is not at work any more
 SEALED = [f"{ROOT}/usr/local/lib/fleet", f"{ROOT}/opt/php"]
 DISTRIBUTION = ("/usr/lib/", "/lib/", "/run/systemd/generator")  # units that come with Debian, or are made of its files
+SCRIPT = re.compile(r"fleet-exec-(.+)-[0-9a-f]{8}\.service")  # a run of phpexec for a site
+CRON = re.compile(r"fleet-cron-(.+)-([^-]+)\.service")  # site and entry
 WAY_IN = "ssh.service"  # Debian's, and every VM is reached through it
 SYSCTL_FILES = ["/etc/sysctl.conf", *(f"{folder}/sysctl.d/*.conf" for folder in ("/etc", "/run", "/usr/local/lib"))]
 NOLOGIN = "/usr/sbin/nologin"  # the shell that systemd-sysusers gives where none is asked for
@@ -202,9 +204,31 @@ def units(bundle) -> list[dict]:
         found += [finding("unit", name, what) for what in unit_problems(name, records.get(name), state, bundle)]
     for line in command("systemctl", "list-units", "--plain", "--no-legend", "--", "fleet-*", "fleet.*").splitlines():
         name, _, active, *_ = line.split()
-        if name not in known and active in ("active", "activating"):
+        script = SCRIPT.fullmatch(name)
+        known_script = script and f"/etc/fleet/scripts/{script[1]}.json" in bundle.entries
+        if name not in known and not known_script and active in ("active", "activating"):
             found.append(finding("unit", name, "runs, but is not the fleet's"))
     return found
+
+
+def cron_runs(bundle) -> list[dict]:
+    """Each cron entry and, where the last time that came was this machine's, its run: `ended` (seconds since 1970),
+    systemd's `result` and the `exit` status. One whose last run was another machine's has no `ended`."""
+    entries = [found for path in bundle.entries if (found := CRON.fullmatch(os.path.basename(path)))]
+    if not entries:
+        return []
+    wanted = "ActiveState,Result,ExecMainStatus,InactiveEnterTimestamp"
+    names = [found[0] for found in entries]
+    shown = command("systemctl", "show", "--timestamp=unix", f"--property={wanted}", "--", *names)
+    runs = []
+    for (site, entry), block in zip((found.groups() for found in entries), shown.strip().split("\n\n")):
+        state = dict(line.split("=", 1) for line in block.splitlines())
+        ended = state.get("InactiveEnterTimestamp", "").removeprefix("@")
+        run = {"site": site, "entry": entry, "running": state["ActiveState"] == "activating"}
+        if ended and state["Result"] != "exec-condition":  # systemd's word for a run that its condition skipped
+            run |= {"ended": int(ended), "result": state["Result"], "exit": int(state["ExecMainStatus"])}
+        runs.append(run)
+    return runs
 
 
 def sysctls(bundle) -> list[dict]:

@@ -38,7 +38,7 @@ class OnAMachine(unittest.TestCase):
         self.addCleanup(self.machine.close)
         unit = record("unit", name="web.service") + record("unit", name="asleep.service", start=False)
         files = [
-            file("/etc/fleet/a.conf", "one\n"), file("/etc/sysctl.d/60-fleet.conf", "net.a.b = 1 2\n"),
+            file("/etc/fleet/a.conf", "one\n"), file("/etc/fleet/scripts/wiki.json", "{}\n"), file("/etc/sysctl.d/60-fleet.conf", "net.a.b = 1 2\n"),
             file(f"{OWN}/web.service", "[Service]\nExecStart=/opt/php/8.2-ab/sbin/php-fpm\n"),
             file(f"{OWN}/watch.service", "[Service]\n"), file(f"{OWN}/fleet-vip.service", VIPS),
             file(f"{OWN}/srv.mount", MOUNT), file("/etc/sysusers.d/x.conf", 'u fleet-site-a 20001 "Site a" /srv/a\n'),
@@ -155,6 +155,12 @@ class OnAMachine(unittest.TestCase):
     def test_a_unit_of_the_fleets_that_the_machine_should_not_run_is_found(self):
         self.machine.write("/units/running", "fleet-old.service loaded active running Old\n")
         self.assertEqual([("unit", "fleet-old.service", "runs, but is not the fleet's")], self.found())
+
+    def test_a_script_that_phpexec_runs_is_no_finding_and_whatever_else_is_called_so_is(self):
+        others = ["fleet-exec-shop-0a1b2c3d.service", "fleet-exec-wiki.service", "fleet-exec-wiki-0a1b2c3d.socket"]
+        names = ["fleet-exec-wiki-0a1b2c3d.service", *others]
+        self.machine.write("/units/running", "".join(f"{name} loaded active running x\n" for name in names))
+        self.assertEqual(others, [name for _, name, _ in self.found()])
 
     def test_a_kernel_parameter_set_by_hand_is_found(self):
         self.machine.write("/proc/sys/net/a/b", "1\t3\n")
@@ -292,6 +298,46 @@ class Balancer(unittest.TestCase):
         self.assertEqual([], self.found(weight(0)))
         by_hand = self.found(weight(0), ready=True)
         self.assertEqual([("10.0.0.1:80 10.0.0.3", "weight is 0, though the server is ready")], by_hand)
+
+
+class Cron(unittest.TestCase):
+    """`status` tells what became of the cron entries."""
+
+    def setUp(self):
+        self.machine = Machine()
+        self.addCleanup(self.machine.close)
+        self.units = ["fleet-cron-big-wiki-tidy.service", "fleet-cron-wiki-tidy.service"]
+        files = [file(f"{OWN}/{name}", "[Service]\n") for name in self.units]
+        self.machine.report(bundle(*files, file(f"{OWN}/fleet-cron-wiki-tidy.timer", "[Timer]\n")))
+
+    def said(self, result, status, ended, active="inactive"):
+        self.machine.write(f"/units/{self.units[1]}", f"{active}\n")
+        shown = f"Result={result}\nExecMainStatus={status}\nInactiveEnterTimestamp={ended}\n"
+        self.machine.write(f"/units/{self.units[1]}.shown", shown)
+        self.machine.write(f"/units/{self.units[0]}.shown", "Result=success\nExecMainStatus=0\nInactiveEnterTimestamp=\n")
+        other, run = json.loads(self.machine.run("converge.py", "status").stdout)["cron"]
+        self.assertEqual({"site": "big-wiki", "entry": "tidy", "running": False}, other)
+        self.assertEqual(("wiki", "tidy"), (run.pop("site"), run.pop("entry")))
+        return run
+
+    def test_a_run_is_told_with_its_end_and_its_result(self):
+        ran = {"running": False, "ended": 1795547885}
+        self.assertEqual({**ran, "result": "success", "exit": 0}, self.said("success", 0, "@1795547885"))
+        self.assertEqual({**ran, "result": "exit-code", "exit": 4}, self.said("exit-code", 4, "@1795547885", "failed"))
+        self.assertEqual({**ran, "result": "timeout", "exit": 15}, self.said("timeout", 15, "@1795547885", "failed"))
+
+    def test_a_run_that_another_machine_made_is_no_run_here(self):
+        self.assertEqual({"running": False}, self.said("exec-condition", 0, "@1795547885"))
+
+    def test_an_entry_that_runs_now_is_told(self):
+        self.assertTrue(self.said("success", 0, "", "activating")["running"])
+
+    def test_a_cron_run_that_failed_is_no_edit_by_hand(self):
+        self.said("exit-code", 4, "@1795547885", "failed")
+        for name in [*self.units, "fleet-cron-wiki-tidy.timer", "ssh.service"]:
+            place = DEBIAN if name == "ssh.service" else OWN
+            self.machine.write(f"/units/{name}.shown", SHOWN.format(place, name))
+        self.assertEqual([], json.loads(self.machine.run("converge.py", "drift").stdout)["findings"])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ import { sitesDirectory, sitesMount } from "../nas/mount";
 import { programFile } from "../programs";
 import { render } from "../render";
 import { unitDirectory, unitFile } from "../system/system";
+import { box } from "./box";
+import { cronPart } from "./cron";
+import { scriptPart } from "./script";
 
 /** Addresses that the fleet's own PHP tier needs to know. */
 export interface FpmSurroundings {
@@ -59,7 +62,7 @@ export function restPart(address: string, seconds: number): Partial<HostContent>
   };
 }
 
-/** All sites of a group, each a service of its own; see {@link sitePart} and {@link trialPart}. */
+/** All sites of a group, each a service of its own; see {@link sitePart} and {@link trialPart}. Beside it, what runs their scripts. */
 export function fpmPart(group: PhpGroup, around: FpmSurroundings): Partial<HostContent> {
   const buildOf = (site: Site, version: string): PhpBuild => {
     const build = group.builds.find((b) => b.version === version);
@@ -68,14 +71,17 @@ export function fpmPart(group: PhpGroup, around: FpmSurroundings): Partial<HostC
   };
   const parts = group.sites.flatMap((site) => {
     const { version, trial } = site.php;
-    const own = sitePart(site, buildOf(site, version), group.vip, around);
-    return trial ? [own, trialPart(site, trial.port, buildOf(site, trial.version), group.vip, around)] : [own];
+    const { phpAddresses } = around;
+    const build = buildOf(site, version);
+    const own = [sitePart(site, build, group.vip, around), scriptPart(site, build, phpAddresses), cronPart(site, build, phpAddresses)];
+    return trial ? [...own, trialPart(site, trial.port, buildOf(site, trial.version), group.vip, around)] : own;
   });
   const users = group.sites.map((s) => `u ${siteUnit(s)} ${s.uid} "Site ${s.name}" ${sitesDirectory}/${s.name}\n`);
   return {
     packages: group.builds.flatMap((b) => b.runPackages),
     files: [
       { path: "/etc/sysusers.d/fleet-sites.conf", text: `# Managed by the fleet program.\n${users.join("")}` },
+      ...["phpexec.py", "cron.py"].map(programFile),
       ...parts.flatMap((p) => p.files ?? []),
     ],
     secrets: parts.flatMap((p) => p.secrets ?? []),
@@ -148,13 +154,7 @@ function servicePart(
   const own = { owner: "root", group: site.uid, mode: "0640" };
   const { artefact, release: version } = build;
   const common = { name: site.name, title: name, unit, directory, vip, port, uid: site.uid, artefact, version };
-  const service = {
-    ...common,
-    memoryMb: site.memoryMb,
-    // Each child, the master, and what a script may start for itself.
-    tasks: site.php.maxChildren * 4 + 16,
-    denied: ["localhost", ...around.phpAddresses],
-  };
+  const service = { ...common, box: box(site, around.phpAddresses) };
   const fpm = { ...common, clients: [...around.apacheAddresses, "127.0.0.1"].join(","), maxChildren: site.php.maxChildren };
   const ini = {
     // From 8.5 on OPcache is part of PHP itself and no longer a file to load.

@@ -168,11 +168,11 @@ describe("a hostile site", () => {
   });
 
   it("gets everything on a fleet without the walls", async () => {
-    const unit = "templates/php/site.service.mustache";
+    const box = "templates/php/box.mustache";
     const without = (pattern: RegExp) => (text: string) => text.replaceAll(pattern, "");
     const walls =
       /^(TemporaryFileSystem|BindPaths|PrivateTmp|ProtectProc|ProcSubset|PrivateDevices|PrivateIPC)=.*\n|^\{\{[#/]denied\}\}\n|^IPAddressDeny=.*\n/gm;
-    const copy = await changedCheckout(unit, (text) =>
+    const copy = await changedCheckout(box, (text) =>
       text.replaceAll(walls, "").replace("User={{uid}}", `User=${neighbour.uid}`).replace("Group={{uid}}", `Group=${neighbour.uid}`),
     );
     // One user for all needs files that it may read.

@@ -150,6 +150,26 @@ describe("each mistake names file, property, value, what is allowed and the reme
       'sites/lab/wiki.yaml: php.modules is "soap"; allowed: modules of the build. Add soap to fleet:php.8.2 in Pulumi.lab.yaml.',
     ],
     [
+      "a cron time of other than whole minutes",
+      (_, s) => (s["sites/lab/wiki.yaml"].cron = [{ name: "tidy", at: "*:*:0/10", script: "bin/indexer.php" }]),
+      'sites/lab/wiki.yaml: cron.0.at is "*:*:0/10"; allowed: minutely, hourly, daily, weekly, monthly, quarterly, semiannually, yearly, or [weekdays] [*-months-days] hours:minutes such as "*:0/15", "Mon..Fri 3:30", "*-*-1,15 4:00". Correct the value.',
+    ],
+    [
+      "a cron script outside of the site",
+      (_, s) => (s["sites/lab/wiki.yaml"].cron = [{ name: "tidy", at: "hourly", script: "../blog/wp-cron.php" }]),
+      'sites/lab/wiki.yaml: cron.0.script is "../blog/wp-cron.php"; allowed: a relative path without ... Correct the value.',
+    ],
+    [
+      "a cron name used twice",
+      (_, s) => (s["sites/lab/wiki.yaml"].cron = ["daily", "hourly"].map((at) => ({ name: "tidy", at, script: "bin/indexer.php" }))),
+      'sites/lab/wiki.yaml: cron.1.name is "tidy"; allowed: a name used once in the site. Give one of the entries another name.',
+    ],
+    [
+      "a cron name with a hyphen, which parts it from the site's in a unit's name",
+      (_, s) => (s["sites/lab/wiki.yaml"].cron = [{ name: "tidy-up", at: "hourly", script: "bin/indexer.php" }]),
+      'sites/lab/wiki.yaml: cron.0.name is "tidy-up"; allowed: a name of lower-case letters, digits and underscores. Correct the value.',
+    ],
+    [
       "a uid used twice",
       (_, s) => (s["sites/lab/wiki.yaml"].uid = 20003),
       "sites/lab/wiki.yaml: uid is 20003; allowed: a uid used once. sites/lab/blog.yaml has it already: choose another.",

@@ -1,6 +1,6 @@
 import { healthPort } from "../../config/load";
 import type { Machine } from "../../config/model";
-import type { Check, HostContent } from "../content";
+import type { Check, HostContent, HostFile } from "../content";
 import { programDirectory, programFile } from "../programs";
 import { render } from "../render";
 
@@ -40,26 +40,37 @@ export function kernelPart(modules: readonly string[], sysctls: Readonly<Record<
  * What every VM has around its parts: the health responder that answers for their checks, the watcher
  * of unsettled changes, and one target that starts everything at boot.
  */
-export function systemPart(machine: Machine, own: Pick<HostContent, "units" | "health" | "vips" | "services">): Partial<HostContent> {
+export function systemPart(
+  machine: Machine,
+  own: Pick<HostContent, "files" | "units" | "health" | "vips" | "services">,
+): Partial<HostContent> {
   const health = "fleet-health.service";
   const watcher = "fleet-watch.service";
   const started = [...own.units.filter((u) => u.start !== false).map((u) => u.name), health, watcher];
   const doors = own.services.map((s) => s.name).filter((name) => /:(80|443)$/.test(name));
   const responder = { listen: machine.address, port: healthPort, vips: own.vips, doors, checks: own.health };
+  const files: HostFile[] = [
+    unitFile("fleet.target", render(__dirname, "fleet.target", { units: started })),
+    unitFile(health, render(__dirname, health, {})),
+    unitFile(watcher, render(__dirname, watcher, {})),
+    ...["health.py", "ipvs.py", "probes.py"].map(programFile),
+    { path: "/etc/fleet/health.json", text: `${JSON.stringify(responder, null, 2)}\n` },
+  ];
+  const units = [...own.files, ...files].map((f) => f.path).filter((path) => path.startsWith(`${unitDirectory}/`));
   return {
     packages: ["python3"],
-    files: [
-      unitFile("fleet.target", render(__dirname, "fleet.target", { units: started })),
-      unitFile(health, render(__dirname, health, {})),
-      unitFile(watcher, render(__dirname, watcher, {})),
-      ...["health.py", "ipvs.py", "probes.py"].map(programFile),
-      { path: "/etc/fleet/health.json", text: `${JSON.stringify(responder, null, 2)}\n` },
-    ],
+    files,
     links: [{ path: `${unitDirectory}/multi-user.target.wants/fleet.target`, target: `${unitDirectory}/fleet.target` }],
     checks: [
       {
         name: "health responder",
         argv: ["/usr/bin/python3", "-IB", `${programDirectory}/health.py`, "--check", "/etc/fleet/health.json"],
+      },
+      {
+        // systemd itself ignores what it does not know: a wall of a site's box that is misspelt would just not be there.
+        name: "systemd-analyze verify",
+        argv: ["/usr/bin/systemd-analyze", "--man=no", "--recursive-errors=no", "verify", ...units],
+        paths: [`${unitDirectory}/`],
       },
     ],
     units: [

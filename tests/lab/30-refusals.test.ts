@@ -57,6 +57,12 @@ const mistakes: readonly Mistake[] = [
     message: /php1: check php.ini of \w+ failed[^]*syntax error/,
   },
   {
+    what: "wall of a site's box that is misspelt",
+    host: "php1",
+    edits: [["templates/php/box.mustache", "TemporaryFileSystem=", "TemporaryFilesystem="]],
+    message: /php1: check systemd-analyze verify failed: [^]*Unknown key 'TemporaryFilesystem'/,
+  },
+  {
     what: "bad keepalived configuration",
     host: "lb1",
     edits: [["templates/lvs/keepalived.conf.mustache", "state BACKUP", "state BAKCUP\n    unknown_word"]],

@@ -32,6 +32,7 @@ export function apachePart(
   phpVips: Readonly<Record<string, string>>,
 ): Partial<HostContent> {
   const unit = "fleet-apache.service";
+  const listen = "/etc/apache2/listen.conf";
   // An idle event worker thread needs about 1 MB with its TLS buffers; a quarter of the VM is theirs.
   const processes = Math.max(2, Math.floor(machine.memoryMb / 4 / threadsPerChild));
   const main = {
@@ -53,6 +54,7 @@ export function apachePart(
     packages: ["apache2"],
     files: [
       { path: "/etc/apache2/fleet.conf", text: render(__dirname, "fleet.conf", main) },
+      { path: listen, text: render(__dirname, "listen.conf", {}) },
       ...sites.map((site) => vhostFile(site, phpVips[site.php.group])),
       { path: "/etc/logrotate.d/fleet-apache", text: render(__dirname, "fleet-apache.logrotate", {}) },
       unitFile(unit, render(__dirname, unit, {})),
@@ -72,7 +74,7 @@ export function apachePart(
       {
         name: unit,
         reload: ["/etc/apache2/", "/etc/fleet/vhosts/", "/etc/fleet/tls/"],
-        restart: [`${unitDirectory}/${unit}`],
+        restart: [`${unitDirectory}/${unit}`, listen],
         drain: true,
       },
     ],

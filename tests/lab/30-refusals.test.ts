@@ -34,7 +34,7 @@ const mistakes: readonly Mistake[] = [
   {
     what: "HTTPS that nobody listens for",
     host: "web1",
-    edits: [["templates/apache/fleet.conf.mustache", "    Listen 443\n", "    Listen 127.0.0.1:443\n"]],
+    edits: [["templates/apache/listen.conf.mustache", "Listen 443", "Listen 127.0.0.1:443"]],
     message: /web1: probe (https at the VIP|health responder says healthy) failed[^]*refused/,
   },
   {

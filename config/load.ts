@@ -596,11 +596,28 @@ function resolve(stack: string, config: Fleet["config"], sites: readonly Site[],
     sites: sites.filter((s) => s.php.group === name),
     idleSeconds: seconds(g.idle) ?? 0,
   }));
-  return { stack, config, machines, sites, phpGroups, phpBuilds: [...builds.values()], services: servicesOf(config, machines, phpGroups) };
+  return {
+    stack,
+    config,
+    machines,
+    sites,
+    phpGroups,
+    phpBuilds: [...builds.values()],
+    services: servicesOf(config, machines, phpGroups),
+    reachable: reachableBySites(config),
+  };
 }
 
 /** Ports of a site on its group's address: its own, and that of its trial. */
 const portsOf = ({ port, php: { trial } }: Site): number[] => [port, ...(trial ? [trial.port] : [])];
+
+/** Of the fleet's own network, which is closed to sites' code, what they need: see `fleet:network.openToSites`. */
+function reachableBySites({ network, mutualised, dedicated, moodle, redis, memcached }: StackConfig): string[] {
+  const vips = [mutualised?.vip, moodle?.vip, ...Object.values(dedicated).map((d) => d.vip)];
+  const stores = [redis?.address, ...(memcached?.servers ?? []).map((server) => server.split(":")[0])];
+  const all = [...vips, ...stores, ...network.nameservers, ...network.openToSites].filter((a) => a !== undefined);
+  return [...new Set(all)].filter((a) => inNetwork(a, network.cidr)).sort();
+}
 
 /** The typed list from which the directors balance: web on 80 and 443, each PHP group on its sites' ports. */
 function servicesOf(config: Fleet["config"], machines: readonly Machine[], groups: readonly PhpGroup[]): VirtualService[] {

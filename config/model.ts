@@ -81,4 +81,6 @@ export interface Fleet {
   readonly phpGroups: readonly PhpGroup[];
   readonly phpBuilds: readonly PhpBuild[];
   readonly services: readonly VirtualService[];
+  /** Addresses of the fleet's own network that sites' code may reach. */
+  readonly reachable: readonly string[];
 }

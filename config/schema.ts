@@ -55,6 +55,8 @@ export const networkSchema = z.strictObject({
   cidr,
   gateway: address,
   nameservers: z.array(address).default([]),
+  /** What sites may reach in `cidr` besides the session stores, the nameservers and the VIPs of web services: databases, a mail relay. */
+  openToSites: z.array(address).default([]),
   /** Proxy for Debian packages, where the VMs have no way out of their own. */
   aptProxy: url.optional(),
 });

@@ -37,7 +37,7 @@ export function createMutualised(platform: Platform): Member[] {
 
   const around: FpmSurroundings = {
     apacheAddresses: apaches.map((m) => m.address),
-    phpAddresses: [...phps.map((m) => m.address), ...fleet.phpGroups.map((g) => g.vip)],
+    network: { denied: [fleet.config.network.cidr], allowed: fleet.reachable },
   };
   for (const group of fleet.phpGroups) {
     const wanted = group.builds.flatMap((b) => artefacts[b.artefact] ?? []);

@@ -1,16 +1,24 @@
 import type { Site } from "../../config/model";
 import { render } from "../render";
 
+/** What of the network a site's code meets. */
+export interface NetworkPolicy {
+  /** Networks and addresses that it may not reach. Few: the lab's kernel takes no more than two at once. */
+  readonly denied: readonly string[];
+  /** Addresses in them that it may reach all the same. */
+  readonly allowed: readonly string[];
+}
+
 /**
  * The box of a site, as lines of a unit's [Service] section: its uid, its sandbox, its network policy, its
  * limits. FPM, phpexec and cron run the site's code in this one.
- * @param phpAddresses every PHP VM and every PHP group's VIP: no site's code may reach them.
  */
-export function box(site: Site, phpAddresses: readonly string[]): string {
+export function box(site: Site, network: NetworkPolicy): string {
   const view = {
     name: site.name,
     uid: site.uid,
-    denied: ["localhost", ...phpAddresses],
+    denied: ["localhost", ...network.denied],
+    allowed: network.allowed,
     memoryMb: site.memoryMb,
     // Each child, the master, and what a script may start for itself.
     tasks: site.php.maxChildren * 4 + 16,

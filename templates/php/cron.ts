@@ -4,6 +4,7 @@ import { sitesDirectory } from "../nas/mount";
 import { programDirectory } from "../programs";
 import { render } from "../render";
 import { unitDirectory, unitFile } from "../system/system";
+import type { NetworkPolicy } from "./box";
 import { scriptRun, type ScriptRun } from "./script";
 
 /** Name of a cron entry's units, without suffix; no hyphen in the entry's own name, so the last one parts it from the site. */
@@ -13,8 +14,8 @@ export const cronUnit = (site: Pick<Site, "name">, entry: Pick<CronEntry, "name"
 const word = (text: string): string => `"${text.replace(/[\\"]/g, "\\$&").replace(/%/g, "%%").replace(/\$/g, "$$$$")}"`;
 
 /** The cron entries of a site: a timer each on every VM of its group, and the service that it starts. */
-export function cronPart(site: Site, build: PhpBuild, phpAddresses: readonly string[]): Partial<HostContent> {
-  const run = scriptRun(site, build, phpAddresses);
+export function cronPart(site: Site, build: PhpBuild, network: NetworkPolicy): Partial<HostContent> {
+  const run = scriptRun(site, build, network);
   const parts = site.cron.map((entry) => entryPart(site, entry, run));
   return {
     files: parts.flatMap((p) => p.files ?? []),

@@ -6,7 +6,7 @@ import { sitesDirectory, sitesMount } from "../nas/mount";
 import { programFile } from "../programs";
 import { render } from "../render";
 import { unitDirectory, unitFile } from "../system/system";
-import { box } from "./box";
+import { box, type NetworkPolicy } from "./box";
 import { cronPart } from "./cron";
 import { scriptPart } from "./script";
 
@@ -14,8 +14,7 @@ import { scriptPart } from "./script";
 export interface FpmSurroundings {
   /** The Apache VMs: the only ones whose FastCGI requests are taken. */
   readonly apacheAddresses: readonly string[];
-  /** Addresses that no site's code may reach: every PHP VM and every PHP group's VIP. */
-  readonly phpAddresses: readonly string[];
+  readonly network: NetworkPolicy;
 }
 
 /**
@@ -71,9 +70,9 @@ export function fpmPart(group: PhpGroup, around: FpmSurroundings): Partial<HostC
   };
   const parts = group.sites.flatMap((site) => {
     const { version, trial } = site.php;
-    const { phpAddresses } = around;
+    const { network } = around;
     const build = buildOf(site, version);
-    const own = [sitePart(site, build, group.vip, around), scriptPart(site, build, phpAddresses), cronPart(site, build, phpAddresses)];
+    const own = [sitePart(site, build, group.vip, around), scriptPart(site, build, network), cronPart(site, build, network)];
     return trial ? [...own, trialPart(site, trial.port, buildOf(site, trial.version), group.vip, around)] : own;
   });
   const users = group.sites.map((s) => `u ${siteUnit(s)} ${s.uid} "Site ${s.name}" ${sitesDirectory}/${s.name}\n`);
@@ -154,7 +153,7 @@ function servicePart(
   const own = { owner: "root", group: site.uid, mode: "0640" };
   const { artefact, release: version } = build;
   const common = { name: site.name, title: name, unit, directory, vip, port, uid: site.uid, artefact, version };
-  const service = { ...common, box: box(site, around.phpAddresses) };
+  const service = { ...common, box: box(site, around.network) };
   const fpm = { ...common, clients: [...around.apacheAddresses, "127.0.0.1"].join(","), maxChildren: site.php.maxChildren };
   const ini = {
     // From 8.5 on OPcache is part of PHP itself and no longer a file to load.

@@ -1,7 +1,7 @@
 import type { PhpBuild, Site } from "../../config/model";
 import type { HostContent } from "../content";
 import { render } from "../render";
-import { box, properties } from "./box";
+import { box, properties, type NetworkPolicy } from "./box";
 
 /**
  * Scripts that phpexec runs on one VM at the same time. Each may take the whole memory of its site
@@ -19,17 +19,17 @@ export interface ScriptRun {
 }
 
 /** How phpexec and cron run a script: the site's PHP and php.ini, in its tree, in its box. */
-export function scriptRun(site: Site, build: PhpBuild, phpAddresses: readonly string[]): ScriptRun {
+export function scriptRun(site: Site, build: PhpBuild, network: NetworkPolicy): ScriptRun {
   return {
     // The site's php.ini logs to syslog; an empty error_log is standard error, where who runs a script looks.
     command: [`/opt/php/${build.artefact}/bin/php`, "-c", `/etc/fleet/php/${site.name}/php.ini`, "-d", "error_log="],
-    lines: render(__dirname, "script", { name: site.name, box: box(site, phpAddresses) }).trimEnd(),
+    lines: render(__dirname, "script", { name: site.name, box: box(site, network) }).trimEnd(),
   };
 }
 
 /** What host/phpexec.py must know to run the scripts of a site. */
-export function scriptPart(site: Site, build: PhpBuild, phpAddresses: readonly string[]): Partial<HostContent> {
-  const { command, lines } = scriptRun(site, build, phpAddresses);
+export function scriptPart(site: Site, build: PhpBuild, network: NetworkPolicy): Partial<HostContent> {
+  const { command, lines } = scriptRun(site, build, network);
   const order = {
     php: build.release,
     command,

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { order } from "../../lab/vcenter";
 import { on, pulumi, revive, sleep, until } from "../lab/lab";
-import { clear, noteRun, place, put, runsOf, withCron } from "../lab/scripts";
+import { clear, noteRun, place, put, runsOf, withCron } from "./scripts";
 
 /** Periods that are looked at, a minute each; FLEET_PERIODS overrides it. */
 const periods = Number(process.env["FLEET_PERIODS"] ?? 10);

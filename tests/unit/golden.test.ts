@@ -29,7 +29,7 @@ if (!nas || !mutualised || !written) throw new Error("the lab's stack lost a par
 // The lab's stack has no cron entry of its own.
 const entry = { name: "tidy", at: "Mon..Fri 3:30", script: "bin/indexer.php", args: ["-q", 'a "b" $HOME 5%'], timeoutSeconds: 600 };
 const group = { ...written, sites: written.sites.map((site) => (site.name === "wiki" ? { ...site, cron: [entry] } : site)) };
-const around = { apacheAddresses: ["10.77.0.21", "10.77.0.22"], phpAddresses: ["10.77.0.31", "10.77.0.32", "10.77.0.101"] };
+const around = { apacheAddresses: ["10.77.0.21", "10.77.0.22"], network: { denied: ["10.77.0.0/24"], allowed: fleet.reachable } };
 const settings = { virtualRouterId: 51, advertSeconds: 1, checkSeconds: 1 };
 const directors = fleet.machines.filter((m) => m.role === "director");
 

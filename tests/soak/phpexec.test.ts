@@ -1,7 +1,7 @@
 import * as path from "path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { projectDirectory, pulumiEnvironment } from "../../lab/fleet";
-import { on, pulumi, root, run, sleep, until, type Outcome } from "./lab";
+import { on, pulumi, root, run, sleep, until, type Outcome } from "../lab/lab";
 import { clear, noteRun, phpexec, place, put, runsOf, startPhpexec, withCron } from "./scripts";
 
 const sites = ["blog", "status", "wiki"];

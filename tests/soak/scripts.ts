@@ -4,7 +4,7 @@ import * as os from "os";
 import * as path from "path";
 import * as YAML from "yaml";
 import { configFile, projectDirectory, pulumiEnvironment } from "../../lab/fleet";
-import { changedConfig, on, root, type Outcome } from "./lab";
+import { changedConfig, on, root, type Outcome } from "../lab/lab";
 
 /** Directory of the tests' own scripts in a site's tree. */
 export const place = "fleet-test";

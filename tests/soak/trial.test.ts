@@ -4,8 +4,8 @@ import * as path from "path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import * as YAML from "yaml";
 import { projectDirectory, pulumiEnvironment } from "../../lab/fleet";
-import { changedConfig, curl, mixed, on, pulumi, ready, root, run, status, until, type Outcome } from "./lab";
-import { printRows, rollOut } from "./rollouts";
+import { changedConfig, curl, mixed, on, pulumi, ready, root, run, status, until, type Outcome } from "../lab/lab";
+import { printRows, rollOut } from "../lab/rollouts";
 
 /*
  * The lab compiles one PHP. The other version is the same release with the option that tests/lab/50-rollouts.test.ts

@@ -171,7 +171,7 @@ describe("a hostile site", () => {
     const box = "templates/php/box.mustache";
     const without = (pattern: RegExp) => (text: string) => text.replaceAll(pattern, "");
     const walls =
-      /^(TemporaryFileSystem|BindPaths|PrivateTmp|ProtectProc|ProcSubset|PrivateDevices|PrivateIPC)=.*\n|^\{\{[#/]denied\}\}\n|^IPAddressDeny=.*\n/gm;
+      /^(TemporaryFileSystem|BindPaths|PrivateTmp|ProtectProc|ProcSubset|PrivateDevices|PrivateIPC)=.*\n|^\{\{[#/](denied|allowed)\}\}\n|^(IPAddress\w+|ExecStartPre)=.*\n/gm;
     const copy = await changedCheckout(box, (text) =>
       text.replaceAll(walls, "").replace("User={{uid}}", `User=${neighbour.uid}`).replace("Group={{uid}}", `Group=${neighbour.uid}`),
     );

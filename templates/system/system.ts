@@ -56,7 +56,10 @@ export function systemPart(
     ...["health.py", "ipvs.py", "probes.py"].map(programFile),
     { path: "/etc/fleet/health.json", text: `${JSON.stringify(responder, null, 2)}\n` },
   ];
-  const units = [...own.files, ...files].map((f) => f.path).filter((path) => path.startsWith(`${unitDirectory}/`));
+  // A drop-in is read with its unit, which systemd finds by its name.
+  const units = [...own.files, ...files]
+    .filter(({ path }) => path.startsWith(`${unitDirectory}/`))
+    .map(({ path }) => /([^/]+)\.d\//.exec(path)?.[1] ?? path);
   return {
     packages: ["python3"],
     files,

@@ -84,7 +84,7 @@ const rules: Record<string, readonly [rules: string, page: string, worked: RegEx
 };
 
 /** A FastCGI request from a machine that is no Apache VM. */
-const fromElsewhere = `sudo python3 -I -c 'import socket, sys; sys.path.insert(0, "/etc/fleet/lib"); import probes
+const fromElsewhere = `sudo python3 -IB -c 'import socket, sys; sys.path.insert(0, "/etc/fleet/lib"); import probes
 c = socket.create_connection(("${php}", ${neighbour.port}), 5); c.sendall(probes.fastcgi_request("/fleet-fpm-ping"))
 try: got = c.recv(4096)
 except OSError: got = b""

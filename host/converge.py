@@ -173,7 +173,6 @@ def served(old: Bundle, new: Bundle) -> Bundle:
 
 
 def plan(old: Bundle, new: Bundle, changed: set[str], started=()) -> dict[str, str]:
-    old = served(old, new)
     names = [unit["name"] for unit in old.units + new.units]
     names += [service_of(name) for name in names if name.endswith(".socket")]
     return plan_units(old, new, changed, unit_states(list(dict.fromkeys(names))), started)
@@ -357,14 +356,15 @@ def activate(old: Bundle, new: Bundle, changed: set[str], report: Report, starte
     report.step("switched")
     store.drop_links(new.id)
     report.step("unlinked")
-    for line in kernel.follow(served(old, new), new):
+    running = served(old, new)
+    for line in kernel.follow(running, new):
         say(line)
     for action in new.actions:
         if touches(action["paths"], changed):
             say(f"run {action['name']}")
             run(action["argv"], f"action {action['name']}")
     report.step("actions")
-    report["units"] = plan(old, new, changed, started)
+    report["units"] = plan(running, new, changed, started)
     change_units(report["units"], changed)
     report.step("units")
 
@@ -431,7 +431,8 @@ def apply(bundle: Bundle, report: Report) -> None:
             raise Failed(f"{path} is a directory on this machine; move it away")
     check(bundle, now, changed)
     report.step("checked")
-    planned = plan(before, bundle, changed)
+    running = served(before, bundle)
+    planned = plan(running, bundle, changed)
     for name, action in planned.items():
         say(f"will {action} {name}")
     report.step("planned")
@@ -446,7 +447,7 @@ def apply(bundle: Bundle, report: Report) -> None:
         if settings and now != ORIGIN:
             mark(before, bundle, report)
             start_watcher()
-            if serves and (fragile := needs_drain(planned, served(before, bundle), bundle)):
+            if serves and (fragile := needs_drain(planned, running, bundle)):
                 say(f"draining for {' '.join(fragile)}")
                 rollout.drain(settings, say)
         report.step("drained")
@@ -476,8 +477,8 @@ def go_back(candidate: Bundle, before: Bundle, changed: set[str], report: Report
     attempted = report["units"]
     started = [name for name, action in attempted.items() if action == "start"]
     try:
-        planned = plan(candidate, before, changed, started)
-        if settings and not rollout.drained() and needs_drain(planned, served(candidate, before), before):
+        running = served(candidate, before)
+        if settings and not rollout.drained() and needs_drain(plan(running, before, changed, started), running, before):
             drain_if_possible(settings)
         activate(candidate, before, changed, report, started)
         prove(before, changed, report["broken"])

@@ -34,7 +34,7 @@ def main() -> int:
         return 1
     if units:
         print(f"nobody asks for anything: {' '.join(units)}", flush=True)
-        return subprocess.run(["systemctl", "--no-block", "stop", "--", *units], check=False).returncode
+        return subprocess.run(["systemctl", "stop", "--no-block", "--", *units], check=False).returncode
     return 0
 
 

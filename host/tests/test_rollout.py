@@ -9,7 +9,7 @@ import sys
 import time
 
 from tests.machine import HOST, bundle, file, record
-from tests.stand_ins import serve
+from tests.stand_ins import Handler, serve
 from tests.test_converge import OnAMachine
 
 WEB = "10.77.0.100:80"
@@ -19,35 +19,23 @@ STEPS = [
 ]  # fmt: skip
 
 
-class Director(http.server.BaseHTTPRequestHandler):
+class Director(Handler):
     """Answers as a director whose checkers see the machine's drain flag at once."""
 
     def do_GET(self):
         state = self.server.state
         if self.path == "/ready":
-            self.send_response(200 if state.peer_ready else 503)
-            self.end_headers()
             parts = {"checks": state.sites} if state.old else {"checks": {}, "sites": state.sites}
-            self.wfile.write(json.dumps({"ready": 1, **parts}).encode())
-            return
+            return self.say(200 if state.peer_ready else 503, json.dumps({"ready": 1, **parts}))
         if self.path == "/through":
-            self.send_response(200)
-            self.end_headers()
             live = state.through is None or self.headers["Host"] == state.director
-            self.wfile.write(json.dumps({"live": live, "doors": {WEB: "" if live else state.through}}).encode())
-            return
+            return self.say(200, json.dumps({"live": live, "doors": {WEB: "" if live else state.through}}))
         own = {"weight": 0 if state.flag.exists() or state.late > 0 else 1, "active": state.active if state.flag.exists() else 9}
         state.asked.append(own["weight"])
         state.late -= 1
         servers = {"10.77.0.21": own, **state.others}
         live = state.live and (state.both or self.headers["Host"] == state.director)
-        body = json.dumps({"live": live, "services": {WEB: servers}}).encode()
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+        self.say(200, json.dumps({"live": live, "services": {WEB: servers}}))
 
 
 class RollingOut(OnAMachine):

@@ -1,8 +1,7 @@
 import * as path from "path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { projectDirectory, pulumiEnvironment } from "../../lab/fleet";
 import { relocated } from "../../lab/settings";
-import { on, pulumi, root, run, type Outcome } from "./lab";
+import { fleet, on, pulumi } from "./lab";
 
 const vms = ["lb1", "lb2", "nas1", "build1", "web1", "web2", "php1", "php2"];
 
@@ -11,9 +10,6 @@ interface Difference {
   readonly generation: string;
   readonly findings: readonly { readonly kind: string; readonly name: string; readonly what: string; readonly diff?: string }[];
 }
-
-const fleet = (...words: string[]): Promise<Outcome> =>
-  run("tsx", [path.join(root, "cli", "fleet.ts"), ...words, "--stack", "lab"], pulumiEnvironment(), projectDirectory);
 
 /** Differences of the whole fleet as `vm kind name`, and the exit code. */
 async function drift(): Promise<{ code: number; found: string[]; all: Difference[] }> {

@@ -53,6 +53,10 @@ export function pulumi(args: readonly string[], directory = projectDirectory, co
   return run("pulumi", [...args, "--stack", "lab", "--config-file", config, "--non-interactive"], pulumiEnvironment(), directory);
 }
 
+/** cli/fleet.ts on the lab's stack. */
+export const fleet = (...words: string[]): Promise<Outcome> =>
+  run("tsx", [path.join(root, "cli", "fleet.ts"), ...words, "--stack", "lab"], pulumiEnvironment(), projectDirectory);
+
 /** A copy of the lab's stack file in which values are changed, as an operator edits it. */
 export function changedConfig(change: (text: string) => string): string {
   const file = path.join(projectDirectory, "Pulumi.changed.yaml");

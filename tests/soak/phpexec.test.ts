@@ -1,7 +1,5 @@
-import * as path from "path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { projectDirectory, pulumiEnvironment } from "../../lab/fleet";
-import { on, pulumi, root, run, sleep, until, type Outcome } from "../lab/lab";
+import { fleet, on, pulumi, sleep, until } from "../lab/lab";
 import { clear, noteRun, phpexec, place, put, runsOf, startPhpexec, withCron } from "./scripts";
 
 const sites = ["blog", "status", "wiki"];
@@ -17,9 +15,6 @@ const slow = `<?php echo "begun\\n"; sleep((int) ($argv[1] ?? 60)); echo "done\\
 const ticks = `<?php foreach ([1, 2, 3] as $n) { echo "$n\\n"; sleep(1); }\n`;
 const failing = `<?php fwrite(STDERR, "to err\\n"); echo "one\\ntwo\\n"; exit(basename(getcwd()) === 'wiki' ? 3 : 0);\n`;
 const broken = `<?php no_such_function();\n`;
-
-const fleet = (...words: string[]): Promise<Outcome> =>
-  run("tsx", [path.join(root, "cli", "fleet.ts"), ...words, "--stack", "lab"], pulumiEnvironment(), projectDirectory);
 
 /** Scripts that run on the PHP VMs now. */
 async function running(): Promise<string[]> {

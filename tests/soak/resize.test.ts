@@ -1,4 +1,4 @@
-import { spawn } from "child_process";
+import { spawn, type ChildProcess } from "child_process";
 import { describe, expect, it } from "vitest";
 import { projectDirectory, pulumiEnvironment } from "../../lab/fleet";
 import { changedConfig, machine, mixed, on, pulumi, root, run, startProbe, until } from "../lab/lab";
@@ -18,6 +18,13 @@ const changed = (): string =>
       .replace(`vcpu: 1\n        memory: ${sizes.committed.php} MB`, `vcpu: 2\n        memory: ${sizes.changed.php} MB`)
       .replace(`memory: ${sizes.committed.php} MB`, `memory: ${sizes.changed.php} MB`),
   );
+
+/** `pulumi up` to the changed sizes, as a process group of its own. */
+function startResize(): ChildProcess {
+  const words = ["up", "--yes", "--skip-preview", "--stack", "lab", "--config-file", changed()];
+  const env = { ...process.env, ...pulumiEnvironment() };
+  return spawn("pulumi", words, { cwd: projectDirectory, env, detached: true, stdio: "ignore" });
+}
 
 /** Memory of the guest as its kernel counts it, which keeps some for itself. */
 const guestMemory = async (name: string): Promise<number> =>
@@ -55,9 +62,7 @@ describe("a change of size rolls through running tiers, one VM at a time", () =>
   });
 
   it("SIGINT while a VM has left for it: it comes back by itself, and the next `up` goes through", async () => {
-    const words = ["up", "--yes", "--skip-preview", "--stack", "lab", "--config-file", changed()];
-    const env = { ...process.env, ...pulumiEnvironment() };
-    const child = spawn("pulumi", words, { cwd: projectDirectory, env, detached: true, stdio: "ignore" });
+    const child = startResize();
     const ended = new Promise((resolve) => child.on("close", resolve));
     const drained = async (): Promise<boolean> => (await on("web1", "test -e /run/fleet/drain && echo drained; true")) !== "";
     await until(drained, 120, "web1 leaves its services");
@@ -69,9 +74,7 @@ describe("a change of size rolls through running tiers, one VM at a time", () =>
   });
 
   it("one that was killed before its gate, and is taken back in the stack, is gated all the same", async () => {
-    const words = ["up", "--yes", "--skip-preview", "--stack", "lab", "--config-file", changed()];
-    const env = { ...process.env, ...pulumiEnvironment() };
-    const child = spawn("pulumi", words, { cwd: projectDirectory, env, detached: true, stdio: "ignore" });
+    const child = startResize();
     const reborn = async (): Promise<boolean> => {
       const { MemoryMB, State } = await machine("web1");
       return MemoryMB === sizes.changed.apache && State === "on";

@@ -444,6 +444,10 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
       remedy: `Add fleet:memcached to ${stackFile}.`,
     });
   }
+  if (site.mail && !c.mail) {
+    const allowed = "only where the stack has a mail relay";
+    problems.push({ file, property: "mail.from", value: site.mail.from, allowed, remedy: `Add fleet:mail to ${stackFile}.` });
+  }
   if (site.seed && c.nas?.kind !== "vm") {
     problems.push({
       file,
@@ -612,10 +616,10 @@ function resolve(stack: string, config: Fleet["config"], sites: readonly Site[],
 const portsOf = ({ port, php: { trial } }: Site): number[] => [port, ...(trial ? [trial.port] : [])];
 
 /** Of the fleet's own network, which is closed to sites' code, what they need: see `fleet:network.openToSites`. */
-function reachableBySites({ network, mutualised, dedicated, moodle, redis, memcached }: StackConfig): string[] {
+function reachableBySites({ network, mutualised, dedicated, moodle, redis, memcached, mail }: StackConfig): string[] {
   const vips = [mutualised?.vip, moodle?.vip, ...Object.values(dedicated).map((d) => d.vip)];
   const stores = [redis?.address, ...(memcached?.servers ?? []).map((server) => server.split(":")[0])];
-  const all = [...vips, ...stores, ...network.nameservers, ...network.openToSites].filter((a) => a !== undefined);
+  const all = [...vips, ...stores, mail?.relay, ...network.nameservers, ...network.openToSites].filter((a) => a !== undefined);
   return [...new Set(all)].filter((a) => inNetwork(a, network.cidr)).sort();
 }
 

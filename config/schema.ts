@@ -22,6 +22,9 @@ const sha256 = z.string().regex(/^[0-9a-f]{64}$/, { error: "64 hexadecimal digit
 const url = z.url({ protocol: /^https?$/, error: "an http or https URL" });
 const hostName = z.string().regex(/^[a-z][a-z0-9-]{0,30}$/, { error: "a host name of lower-case letters, digits and hyphens" });
 const release = z.enum(debianReleases);
+const dnsName = z
+  .string()
+  .regex(/^(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/, { error: "a DNS name in lower case" });
 const phpVersion = z.string().regex(/^[5-9]\.\d$/, { error: 'a PHP version in quotes, such as "8.2"' });
 
 /** Size of each VM of a tier; defaults are the documented ones of each tier. */
@@ -55,7 +58,7 @@ export const networkSchema = z.strictObject({
   cidr,
   gateway: address,
   nameservers: z.array(address).default([]),
-  /** What sites may reach in `cidr` besides the session stores, the nameservers and the VIPs of web services: databases, a mail relay. */
+  /** What sites may reach in `cidr` besides the session stores, the nameservers, the mail relay and the VIPs of web services: databases. */
   openToSites: z.array(address).default([]),
   /** Proxy for Debian packages, where the VMs have no way out of their own. */
   aptProxy: url.optional(),
@@ -171,6 +174,16 @@ export const memcachedSchema = z.strictObject({
   servers: z.array(z.string().regex(/^[0-9.]+:\d+$/, { error: "address:port" })).min(1),
 });
 
+/** The university's mail relay, which takes what PHP's mail() sends. */
+export const mailSchema = z.strictObject({
+  relay: address,
+  port: z.int().min(1).max(65535).default(25),
+  /** Whether the relay is spoken to by STARTTLS, with a certificate that Debian's authorities know. */
+  startTls: z.boolean().default(false),
+  /** A site's sender is `<site>@<domain>`, unless its file says otherwise. */
+  domain: dnsName,
+});
+
 /** The secrets of a stack; each is set with `npm run fleet -- secret <name>`, see stacks/read.ts. */
 export const secretsSchema = z.strictObject({
   vspherePassword: z.string(),
@@ -218,6 +231,7 @@ export const stackSchema = z.strictObject({
   moodle: moodleSchema.optional(),
   redis: redisSchema.optional(),
   memcached: memcachedSchema.optional(),
+  mail: mailSchema.optional(),
   /** Directory of site files, from the project's root. */
   sites: z.string().default("sites"),
   rollout: rolloutSchema.default(rolloutSchema.parse({})),
@@ -226,15 +240,19 @@ export const stackSchema = z.strictObject({
 export type StackConfig = z.output<typeof stackSchema>;
 
 const fileName = z.string().regex(/^(?!\/)(?!.*\.\.)[\w./-]+$/, { error: "a relative path without .." });
-const dnsName = z
-  .string()
-  .regex(/^(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/, { error: "a DNS name in lower case" });
 
 /** Ports that FPM services of sites may have. */
 export const sitePorts = { from: 10000, to: 39999 } as const;
 /** Uids that sites may have. */
 export const siteUids = { from: 20000, to: 59999 } as const;
 const port = z.int().min(sitePorts.from).max(sitePorts.to);
+
+/** What a site may not set for itself: it decides which programs and which php.ini run. */
+const ownVariables = /^(PATH|TMPDIR|LD_.*|PHP.*|FPM_.*|FLEET_.*)$/;
+const variableName = z
+  .string()
+  .regex(/^[A-Z][A-Z0-9_]*$/, { error: "a name of upper-case letters, digits and underscores" })
+  .refine((name) => !ownVariables.test(name), { error: "a name other than PATH, TMPDIR, LD_*, PHP*, FPM_*, FLEET_*" });
 
 /** A script of a site that runs at its times, on one VM of the group each time. */
 const cronSchema = z.strictObject({
@@ -275,6 +293,12 @@ export const siteSchema = z.strictObject({
     maxChildren: z.int().min(1).max(500).default(5),
     /** Memory of the whole service on each VM. @default an equal share of the VM, at most 512 MB */
     memory: size.optional(),
+    /** Share of a busy VM's CPUs: one of 200 gets twice what one of 100 gets, for its FPM and for each of its scripts. */
+    cpuWeight: z.int().min(1).max(10000).default(100),
+    /** Environment of its PHP, from the Web and in scripts. Not for secrets: it is in Git and in units that anyone on the VM reads. */
+    environment: z
+      .record(variableName, z.string().regex(/^[^"\\$%\p{Cc}]*$/u, { error: "one line without quotes, backslashes, $ and %" }))
+      .default({}),
     /** php.ini values of this site. */
     ini: z
       .record(
@@ -285,6 +309,12 @@ export const siteSchema = z.strictObject({
   }),
   /** Where PHP keeps sessions. */
   sessions: z.enum(["redis", "memcached", "files"]).default("files"),
+  mail: z
+    .strictObject({
+      /** Envelope sender of what PHP's mail() sends. */
+      from: z.email({ error: "a mail address" }),
+    })
+    .optional(),
   /** Scripts that run by themselves. */
   cron: z.array(cronSchema).default([]),
   /** What an empty site is filled with once; never touched again. */

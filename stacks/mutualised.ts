@@ -38,6 +38,7 @@ export function createMutualised(platform: Platform): Member[] {
   const around: FpmSurroundings = {
     apacheAddresses: apaches.map((m) => m.address),
     network: { denied: [fleet.config.network.cidr], allowed: fleet.reachable },
+    ...(fleet.config.mail ? { mail: fleet.config.mail } : {}),
   };
   for (const group of fleet.phpGroups) {
     const wanted = group.builds.flatMap((b) => artefacts[b.artefact] ?? []);

@@ -1,4 +1,5 @@
 // Runs every suite, counts what each says of itself, and closes with one line `N passed, N failed`.
+// With arguments only those: a suite by its name, or some files of one: `npm test -- unit lab/10 lab/20`.
 import { spawn } from "child_process";
 import * as fs from "fs";
 import * as os from "os";
@@ -14,6 +15,8 @@ interface Suite {
   readonly command: readonly string[];
   /** Reads the counts from the output or a report file; a suite without one counts as one test. */
   readonly count?: (output: string, report: string) => Count | undefined;
+  /** Whether words after the command choose among its files. */
+  readonly byFile?: boolean;
 }
 
 const root = path.join(__dirname, "..");
@@ -21,6 +24,7 @@ const scratch = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-tests-"));
 
 const vitest = (project: string): Suite => ({
   name: project,
+  byFile: true,
   command: [
     "vitest",
     "run",
@@ -89,18 +93,32 @@ async function runSuite(suite: Suite): Promise<Count> {
   return result;
 }
 
-async function main(): Promise<void> {
-  const chosen = process.argv.slice(2);
-  const unknown = chosen.filter((name) => !suites.some((s) => s.name === name));
+/** The suites that the words name, each with the files it is to run; all of them without words. */
+function chosen(words: readonly string[]): Suite[] {
+  if (words.length === 0) return [...suites];
+  const wanted = words.map((word) => word.split("/", 2));
+  const unknown = words.filter((_word, i) => !suites.some((s) => s.name === wanted[i]?.[0] && (wanted[i]?.length === 1 || s.byFile)));
   if (unknown.length > 0) throw new Error(`no suite ${unknown.join(", ")}; there are ${suites.map((s) => s.name).join(", ")}`);
+  return suites
+    .filter((s) => wanted.some(([name]) => name === s.name))
+    .map((s) => {
+      const mine = wanted.filter(([name]) => name === s.name);
+      // The whole suite, where it is named without a file too.
+      const files = mine.every(([, file]) => file) ? mine.map(([name, file]) => `tests/${name}/${file}`) : [];
+      return { ...s, command: [...s.command, ...files] };
+    });
+}
+
+async function main(): Promise<void> {
   const total = { passed: 0, failed: 0 };
-  for (const suite of suites.filter((s) => chosen.length === 0 || chosen.includes(s.name))) {
+  const begun = Date.now();
+  for (const suite of chosen(process.argv.slice(2))) {
     const { passed, failed } = await runSuite(suite);
     total.passed += passed;
     total.failed += failed;
   }
   fs.rmSync(scratch, { recursive: true });
-  process.stdout.write(`\n${total.passed} passed, ${total.failed} failed\n`);
+  process.stdout.write(`\nall suites: ${Math.round((Date.now() - begun) / 1000)} s\n${total.passed} passed, ${total.failed} failed\n`);
   process.exitCode = total.failed === 0 ? 0 : 1;
 }
 

@@ -20,10 +20,18 @@ export function box(site: Site, network: NetworkPolicy): string {
     denied: ["localhost", ...network.denied],
     allowed: network.allowed,
     memoryMb: site.memoryMb,
+    cpuWeight: site.php.cpuWeight,
     // Each child, the master, and what a script may start for itself.
     tasks: site.php.maxChildren * 4 + 16,
   };
   return render(__dirname, "box", view).trimEnd();
+}
+
+/** Variables that a site's file gives its PHP, in a stable order. */
+export function environment(site: Site): { name: string; value: string }[] {
+  return Object.entries(site.php.environment)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([name, value]) => ({ name, value }));
 }
 
 /** The properties among such lines, for whoever asks systemd without a unit file. */

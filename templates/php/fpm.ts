@@ -1,12 +1,13 @@
 import { healthPort } from "../../config/load";
 import { atLeast } from "../../config/php-builds";
 import type { PhpBuild, PhpGroup, Site } from "../../config/model";
+import type { StackConfig } from "../../config/schema";
 import type { HostContent, SecretFile } from "../content";
 import { sitesDirectory, sitesMount } from "../nas/mount";
 import { programFile } from "../programs";
 import { render } from "../render";
 import { unitDirectory, unitFile } from "../system/system";
-import { box, type NetworkPolicy } from "./box";
+import { box, environment, type NetworkPolicy } from "./box";
 import { cronPart } from "./cron";
 import { scriptPart } from "./script";
 
@@ -15,6 +16,8 @@ export interface FpmSurroundings {
   /** The Apache VMs: the only ones whose FastCGI requests are taken. */
   readonly apacheAddresses: readonly string[];
   readonly network: NetworkPolicy;
+  /** Who takes the mail of sites. @default nobody: PHP's mail() fails */
+  readonly mail?: StackConfig["mail"];
 }
 
 /**
@@ -77,7 +80,7 @@ export function fpmPart(group: PhpGroup, around: FpmSurroundings): Partial<HostC
   });
   const users = group.sites.map((s) => `u ${siteUnit(s)} ${s.uid} "Site ${s.name}" ${sitesDirectory}/${s.name}\n`);
   return {
-    packages: group.builds.flatMap((b) => b.runPackages),
+    packages: [...group.builds.flatMap((b) => b.runPackages), ...(around.mail ? ["ca-certificates", "msmtp"] : [])],
     files: [
       { path: "/etc/sysusers.d/fleet-sites.conf", text: `# Managed by the fleet program.\n${users.join("")}` },
       ...["phpexec.py", "cron.py"].map(programFile),
@@ -154,8 +157,16 @@ function servicePart(
   const { artefact, release: version } = build;
   const common = { name: site.name, title: name, unit, directory, vip, port, uid: site.uid, artefact, version };
   const service = { ...common, box: box(site, around.network) };
-  const fpm = { ...common, clients: [...around.apacheAddresses, "127.0.0.1"].join(","), maxChildren: site.php.maxChildren };
+  const fpm = {
+    ...common,
+    clients: [...around.apacheAddresses, "127.0.0.1"].join(","),
+    maxChildren: site.php.maxChildren,
+    environment: environment(site),
+  };
+  const mail = mailFile(site, around);
   const ini = {
+    directory,
+    mail: mail.length > 0,
     // From 8.5 on OPcache is part of PHP itself and no longer a file to load.
     opcache: build.modules.includes("Zend OPcache") && !atLeast(build.version, "8.5"),
     extensions,
@@ -173,6 +184,7 @@ function servicePart(
       { path: `${directory}/fpm.conf`, ...own, text: render(__dirname, "fpm.conf", fpm) },
       { path: `${directory}/php.ini`, ...own, text: render(__dirname, "php.ini", ini) },
       { path: `${directory}/guard.php`, ...own, text: render(__dirname, "guard.php", common) },
+      ...mail.map((text) => ({ path: `${directory}/msmtprc`, ...own, text })),
     ],
     secrets: [sessions],
     checks: [
@@ -202,6 +214,13 @@ function servicePart(
       },
     ],
   };
+}
+
+/** How the site's mail leaves, where the stack has a relay for it. */
+function mailFile(site: Site, { mail }: FpmSurroundings): string[] {
+  if (!mail) return [];
+  const from = site.mail?.from ?? `${site.name}@${mail.domain}`;
+  return [render(__dirname, "msmtprc", { ...mail, tls: mail.startTls ? "on" : "off", from })];
 }
 
 /** Where sessions go, as FPM settings of the site's pool. Holds a password, so it travels as a secret. */

@@ -1,7 +1,7 @@
 import type { PhpBuild, Site } from "../../config/model";
 import type { HostContent } from "../content";
 import { render } from "../render";
-import { box, properties, type NetworkPolicy } from "./box";
+import { box, environment, properties, type NetworkPolicy } from "./box";
 
 /**
  * Scripts that phpexec runs on one VM at the same time. Each may take the whole memory of its site
@@ -23,7 +23,7 @@ export function scriptRun(site: Site, build: PhpBuild, network: NetworkPolicy): 
   return {
     // The site's php.ini logs to syslog; an empty error_log is standard error, where who runs a script looks.
     command: [`/opt/php/${build.artefact}/bin/php`, "-c", `/etc/fleet/php/${site.name}/php.ini`, "-d", "error_log="],
-    lines: render(__dirname, "script", { name: site.name, box: box(site, network) }).trimEnd(),
+    lines: render(__dirname, "script", { name: site.name, environment: environment(site), box: box(site, network) }).trimEnd(),
   };
 }
 

@@ -48,13 +48,19 @@ export function phpexec(words: readonly string[], input = ""): Promise<Outcome> 
 }
 
 /** The lab's stack with cron entries for its status site. */
-export function withCron(...cron: object[]): string {
+export const withCron = (...cron: object[]): string => withStatus({ cron });
+
+/** The lab's stack with keys of its status site changed, and keys of its own. */
+export function withStatus(keys: object, stack: object = {}): string {
   const { config } = YAML.parse(fs.readFileSync(configFile, "utf8")) as { config: { "fleet:sites": string } };
   const sites = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-sites-"));
   fs.cpSync(path.resolve(root, config["fleet:sites"]), sites, { recursive: true });
   const file = path.join(sites, "status.yaml");
-  fs.writeFileSync(file, YAML.stringify({ ...(YAML.parse(fs.readFileSync(file, "utf8")) as object), cron }));
-  return changedConfig((text) => text.replace(/fleet:sites: .*/, `fleet:sites: ${sites}`));
+  fs.writeFileSync(file, YAML.stringify({ ...(YAML.parse(fs.readFileSync(file, "utf8")) as object), ...keys }));
+  return changedConfig((text) => {
+    const { config: before } = YAML.parse(text) as { config: object };
+    return YAML.stringify({ config: { ...before, ...stack, "fleet:sites": sites } }, { aliasDuplicateObjects: false });
+  });
 }
 
 /** A script that notes its VM and the minute, one line a run. */

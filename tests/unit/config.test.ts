@@ -92,7 +92,7 @@ describe("each mistake names file, property, value, what is allowed and the reme
     [
       "an unknown key of the stack",
       (c) => (c["balancer"] = {}),
-      'Pulumi.lab.yaml: fleet:balancer is "an unknown key"; allowed: vsphere, network, ssh, balancers, nas, php, builders, mutualised, dedicated, moodle, redis, memcached, sites, rollout. Correct the spelling or remove it.',
+      'Pulumi.lab.yaml: fleet:balancer is "an unknown key"; allowed: vsphere, network, ssh, balancers, nas, php, builders, mutualised, dedicated, moodle, redis, memcached, mail, sites, rollout. Correct the spelling or remove it.',
     ],
     [
       "an unknown key inside",
@@ -208,6 +208,21 @@ describe("each mistake names file, property, value, what is allowed and the reme
       "a session store that is not there",
       (c) => Reflect.deleteProperty(c, "memcached") && (c["redis"] = undefined),
       'sites/lab/status.yaml: sessions is "redis"; allowed: a store that the stack has. Add fleet:redis to Pulumi.lab.yaml.',
+    ],
+    [
+      "a variable that decides which php.ini is read",
+      (_, s) => (s["sites/lab/wiki.yaml"].php.environment = { PHPRC: "/tmp" }),
+      'sites/lab/wiki.yaml: php.environment.PHPRC is "PHPRC"; allowed: a name other than PATH, TMPDIR, LD_*, PHP*, FPM_*, FLEET_*. Correct the value.',
+    ],
+    [
+      "a variable that breaks out of its line",
+      (_, s) => (s["sites/lab/wiki.yaml"].php.environment = { FARM: 'a"' }),
+      'sites/lab/wiki.yaml: php.environment.FARM is "a\\""; allowed: one line without quotes, backslashes, $ and %. Correct the value.',
+    ],
+    [
+      "a sender where the stack has no relay",
+      (_, s) => (s["sites/lab/wiki.yaml"].mail = { from: "wiki@university.example" }),
+      'sites/lab/wiki.yaml: mail.from is "wiki@university.example"; allowed: only where the stack has a mail relay. Add fleet:mail to Pulumi.lab.yaml.',
     ],
     [
       "a php.ini value that breaks out of its line",

@@ -26,9 +26,14 @@ const machine = (name: string) => {
 const { nas, mutualised } = fleet.config;
 const [written] = fleet.phpGroups;
 if (!nas || !mutualised || !written) throw new Error("the lab's stack lost a part");
-// The lab's stack has no cron entry of its own.
+// The lab's stack has no cron entry, no environment and no mail relay of its own.
 const entry = { name: "tidy", at: "Mon..Fri 3:30", script: "bin/indexer.php", args: ["-q", 'a "b" $HOME 5%'], timeoutSeconds: 600 };
-const group = { ...written, sites: written.sites.map((site) => (site.name === "wiki" ? { ...site, cron: [entry] } : site)) };
+const environment = { WIKI_FARM: "no farm", SMTP_HOST: "10.77.0.25" };
+const mail = { relay: "10.77.0.25", port: 25, startTls: false, domain: "web.university.example" };
+const group = {
+  ...written,
+  sites: written.sites.map((site) => (site.name === "wiki" ? { ...site, cron: [entry], php: { ...site.php, environment } } : site)),
+};
 const around = { apacheAddresses: ["10.77.0.21", "10.77.0.22"], network: { denied: ["10.77.0.0/24"], allowed: fleet.reachable } };
 const settings = { virtualRouterId: 51, advertSeconds: 1, checkSeconds: 1 };
 const directors = fleet.machines.filter((m) => m.role === "director");
@@ -40,7 +45,10 @@ function trialContent(): Partial<HostContent>[] {
   const build = phpGroups[0]?.builds.find((b) => b.version === "8.4");
   if (!wiki?.php.trial || !build) throw new Error("the example has no trial");
   const vip = "10.77.0.101";
-  return [{ files: [vhostFile(wiki, vip)], secrets: trialTokenFile(wiki) }, trialPart(wiki, wiki.php.trial.port, build, vip, around)];
+  return [
+    { files: [vhostFile(wiki, vip)], secrets: trialTokenFile(wiki) },
+    trialPart(wiki, wiki.php.trial.port, build, vip, { ...around, mail }),
+  ];
 }
 
 /** What each role's VM contains in the lab's stack. */

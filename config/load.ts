@@ -343,6 +343,9 @@ const siteMb = 512;
 /** Least that a site's FPM with one child and an OPcache in use works in. */
 const leastMb = 64;
 
+/** Most that a site has in its /tmp which does not say how much: uploads of an ordinary application. */
+const mostTmpMb = 128;
+
 type PhpGroupConfig = NonNullable<StackConfig["mutualised"]>["php"][string];
 
 /** What a VM of a group has for sites, how many of them it has at work at once, and what each may take by default. */
@@ -426,6 +429,11 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
       remedy: `Raise it, or lower fleet:mutualised.php.${first[0]}.activeSites in ${stackFile}.`,
     });
   }
+  const tmpMb = megabytes(site.php.tmp ?? "") ?? Math.min(mostTmpMb, Math.floor(memoryMb / 2));
+  if (tmpMb >= memoryMb) {
+    const allowed = `less than the site's memory, of which it is a part: ${memoryMb} MB`;
+    problems.push({ file, property: "php.tmp", value: site.php.tmp, allowed, remedy: "Lower it, or raise php.memory." });
+  }
   if (site.sessions === "redis" && !c.redis) {
     problems.push({
       file,
@@ -459,7 +467,7 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
   }
   // Without a problem the site was accepted whole.
   const cron = (site.cron ?? []).map(({ timeout, ...entry }) => ({ ...entry, timeoutSeconds: Math.ceil(seconds(timeout) ?? 0) }));
-  return { ...(site as SiteConfig), php: { ...site.php, group: first[0] }, memoryMb, cron };
+  return { ...(site as SiteConfig), php: { ...site.php, group: first[0] }, memoryMb, tmpMb, cron };
 }
 
 /** A build that a site runs on has the modules that its code and its sessions need. */

@@ -49,6 +49,8 @@ export interface Site extends Omit<SiteConfig, "php" | "cron"> {
   readonly php: SiteConfig["php"] & { readonly group: string };
   /** Memory of the site's service, in megabytes. */
   readonly memoryMb: number;
+  /** Size of its /tmp, which is part of that memory, in megabytes. */
+  readonly tmpMb: number;
   readonly cron: readonly CronEntry[];
 }
 

@@ -20,6 +20,7 @@ export function box(site: Site, network: NetworkPolicy): string {
     denied: ["localhost", ...network.denied],
     allowed: network.allowed,
     memoryMb: site.memoryMb,
+    tmpMb: site.tmpMb,
     cpuWeight: site.php.cpuWeight,
     // Each child, the master, and what a script may start for itself.
     tasks: site.php.maxChildren * 4 + 16,

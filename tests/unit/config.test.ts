@@ -210,6 +210,11 @@ describe("each mistake names file, property, value, what is allowed and the reme
       'sites/lab/status.yaml: sessions is "redis"; allowed: a store that the stack has. Add fleet:redis to Pulumi.lab.yaml.',
     ],
     [
+      "a /tmp as large as the site's memory",
+      (_, s) => Object.assign(s["sites/lab/blog.yaml"].php, { tmp: "1 GB" }),
+      'sites/lab/blog.yaml: php.tmp is "1 GB"; allowed: less than the site\'s memory, of which it is a part: 384 MB. Lower it, or raise php.memory.',
+    ],
+    [
       "a variable that decides which php.ini is read",
       (_, s) => (s["sites/lab/wiki.yaml"].php.environment = { PHPRC: "/tmp" }),
       'sites/lab/wiki.yaml: php.environment.PHPRC is "PHPRC"; allowed: a name other than PATH, TMPDIR, LD_*, PHP*, FPM_*, FLEET_*. Correct the value.',

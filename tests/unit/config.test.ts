@@ -210,6 +210,11 @@ describe("each mistake names file, property, value, what is allowed and the reme
       'sites/lab/status.yaml: sessions is "redis"; allowed: a store that the stack has. Add fleet:redis to Pulumi.lab.yaml.',
     ],
     [
+      "a way to share Redis that there is not",
+      (c) => (c["redis"].users = "all"),
+      'Pulumi.lab.yaml: fleet:redis.users is "all"; allowed: each, one. Use one of these.',
+    ],
+    [
       "a php.ini value that breaks out of its line",
       (_, s) => (s["sites/lab/wiki.yaml"].php.ini = { memory_limit: "1\nextension=x" }),
       'sites/lab/wiki.yaml: php.ini.memory_limit is "1\\nextension=x"; allowed: one line without quotes. Correct the value.',

@@ -8,6 +8,7 @@ import { Host, type HostArgs } from "./host";
 import type { Leaving } from "./leaving";
 import { HostConfig, type HostConfigArgs } from "./host-config";
 import type { Placement } from "./placement";
+import type { RedisAccess } from "./redis-users";
 
 /** What every tier is given: the platform in plain values, its place, its secrets. */
 export interface Platform {
@@ -21,6 +22,8 @@ export interface Platform {
   readonly secrets: Readonly<Record<string, pulumi.Input<string>>> & { readonly sshPrivateKey: pulumi.Input<string> };
   /** Key of the digests that stand for secrets in bundles. */
   readonly digestKey: pulumi.Input<string>;
+  /** Users of the sites on the Redis server. @default none: there is no server, or they share one */
+  readonly redis?: RedisAccess | undefined;
 }
 
 export interface TierArgs {

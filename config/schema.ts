@@ -169,7 +169,13 @@ export const moodleSchema = z.strictObject({
 export const redisSchema = z.strictObject({
   address,
   port: z.int().min(1).max(65535).default(6379),
+  /**
+   * `each`: every site has a user of its own, which reaches its own sessions alone; the server is Redis 6 or later.
+   * `one`: all sites share the default user, and each can read and write the sessions of all.
+   */
+  users: z.enum(["each", "one"]).default("each"),
 });
+/** Memcached has no users: a site can read and write every session whose key it knows, and empty the server. What must be kept apart is kept in Redis. */
 export const memcachedSchema = z.strictObject({
   servers: z.array(z.string().regex(/^[0-9.]+:\d+$/, { error: "address:port" })).min(1),
 });

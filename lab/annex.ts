@@ -14,6 +14,11 @@ export const annexPorts = { http: 80, mariadb: 3306, redis: 6379, memcached: 112
 /** Databases of the lab's sites: name and user are the same. */
 export const databases = ["wordpress"] as const;
 
+/** Redis' users, which the server writes; and the first of them, whose password is the lab's. */
+const [redisUsers, redisDefault] = ["/var/lib/redis/users.acl", "/etc/redis/default.acl"];
+
+const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
+
 /** cloud-init user data: a pure function of the secrets, so that the same annex is never built twice. */
 export function annexUserData(known: Secrets): string {
   const mariadb = [
@@ -27,7 +32,9 @@ export function annexUserData(known: Secrets): string {
   const redis = [
     "bind 0.0.0.0",
     "protected-mode no",
+    // With an aclfile the server ignores it; it is for whoever looks for the password here.
     `requirepass ${known.redisPassword}`,
+    `aclfile ${redisUsers}`,
     "maxmemory 64mb",
     "maxmemory-policy volatile-lru",
     "",
@@ -58,6 +65,7 @@ export function annexUserData(known: Secrets): string {
   const files = [
     { path: "/etc/mysql/mariadb.conf.d/90-annex.cnf", content: mariadb, permissions: "0644" },
     { path: "/etc/redis/annex.conf", content: redis, permissions: "0640", owner: "redis:redis" },
+    { path: redisDefault, content: `user default on #${sha256(known.redisPassword)} ~* &* +@all\n`, permissions: "0600" },
     { path: "/etc/apache2/sites-available/000-default.conf", content: apache, permissions: "0644" },
     { path: "/etc/systemd/system/srv-sources.mount", content: mount, permissions: "0644" },
     { path: "/root/grants.sql", content: grants, permissions: "0600" },
@@ -70,8 +78,13 @@ export function annexUserData(known: Secrets): string {
     write_files: files,
     runcmd: [
       "grep -q annex.conf /etc/redis/redis.conf || echo 'include /etc/redis/annex.conf' >> /etc/redis/redis.conf",
+      // Users that the fleet made stay.
+      `touch ${redisUsers} && sed -i '/^user default /d' ${redisUsers} && cat ${redisDefault} >> ${redisUsers} && chown redis:redis ${redisUsers} && chmod 0640 ${redisUsers}`,
       "sed -i 's/^-l .*/-l 0.0.0.0/' /etc/memcached.conf",
       "systemctl daemon-reload",
+      // One that came up before its settings were changed has the old ones, or gave up without a list of users.
+      "systemctl stop redis-server",
+      "systemctl reset-failed redis-server",
       "systemctl enable --now srv-sources.mount apache2 mariadb redis-server memcached",
       "mariadb < /root/grants.sql",
     ],
@@ -93,7 +106,7 @@ function databaseGrants(name: string, password: string): string {
 
 export function annexSpec(known: Secrets, image: string): MachineSpec {
   const userData = annexUserData(known);
-  const identity = createHash("sha256").update(userData).digest("hex").slice(0, 12);
+  const identity = sha256(userData).slice(0, 12);
   const metadata = {
     // A new identity makes cloud-init apply changed settings to a machine that exists.
     "instance-id": `annex-${identity}`,

@@ -4,6 +4,7 @@ import * as vsphere from "@pulumi/vsphere";
 import { createPlacement } from "../components/placement";
 import { Leaving } from "../components/leaving";
 import { trialToken } from "../components/keys";
+import { redisAccess } from "../components/redis-users";
 import type { Platform } from "../components/tier";
 import { loadFleet } from "../config/load";
 import { ConfigError } from "../config/problems";
@@ -29,10 +30,13 @@ function load(): ReturnType<typeof loadFleet> {
 
 const { fleet, secrets } = load();
 const digestSeed = new random.RandomPassword("secret-digests", { length: 64, special: false });
+const redisUsers = redisAccess(fleet, secrets.redisPassword);
 const sessions = fleet.sites.map((site) => {
   const { redis, memcached } = fleet.config;
-  const store = { redis: redis && { ...redis, password: secrets.redisPassword }, memcached };
-  return [sessionSecret(site), pulumi.secret(sessionSettings(site, store))] as const;
+  const user = redisUsers?.users.find((u) => u.site === site);
+  const password = pulumi.output(user ? user.password : secrets.redisPassword);
+  const text = password.apply((p) => sessionSettings(site, { redis: redis && { ...redis, user: user?.name, password: p }, memcached }));
+  return [sessionSecret(site), pulumi.secret(text)] as const;
 });
 const tokens = fleet.sites.flatMap((site) => {
   const { trial } = site.php;
@@ -56,6 +60,7 @@ const platform: Platform = {
     ...Object.fromEntries(tokens.map(({ site, token }) => [trialSecret(site), token.apply((t) => trialDefinition(site, t))])),
   },
   digestKey: digestSeed.result,
+  redis: redisUsers,
 };
 const members = [...createMutualised(platform), ...createDedicated(platform), ...createMoodle(platform)];
 

@@ -4,6 +4,7 @@ import { LvsPair } from "../components/lvs-pair";
 import { NasExport } from "../components/nas-export";
 import { PhpBuilder } from "../components/php-builder";
 import { PhpFpmTier } from "../components/php-fpm-tier";
+import { RedisUsers } from "../components/redis-users";
 import type { Artefact } from "../components/host-config";
 import type { Member, Platform } from "../components/tier";
 import type { Role } from "../config/model";
@@ -26,25 +27,35 @@ export function createMutualised(platform: Platform): Member[] {
   ];
   const storage = new NasExport("nas", { platform, nas, machines: having("nas"), sites: fleet.sites, clients }, inPlatform);
 
-  const members = [...storage.members];
+  const builders: Member[] = [];
   const artefacts: Record<string, pulumi.Output<Artefact>> = {};
   for (const machine of having("builder")) {
     const builds = fleet.phpBuilds.filter((b) => b.debian === machine.debian);
     const builder = new PhpBuilder(`builder-${machine.debian}`, { platform, machine, builds }, inPlatform);
     Object.assign(artefacts, builder.artefacts);
-    members.push(...builder.members);
+    builders.push(...builder.members);
   }
+  const members = [...storage.members, ...builders];
+
+  const [builder] = builders;
+  const { redis: access } = platform;
+  const users =
+    access && builder
+      ? new RedisUsers("redis-users", { fleet, access, host: builder.host, after: [builder.config.nodes.gate] }, inPlatform)
+      : undefined;
 
   const around: FpmSurroundings = {
     apacheAddresses: apaches.map((m) => m.address),
     network: { denied: [fleet.config.network.cidr], allowed: fleet.reachable },
     ...(fleet.config.mail ? { mail: fleet.config.mail } : {}),
   };
-  for (const group of fleet.phpGroups) {
+  const after = [...storage.ready, ...(users ? [users.nodes.made] : [])];
+  const tiers = fleet.phpGroups.map((group) => {
     const wanted = group.builds.flatMap((b) => artefacts[b.artefact] ?? []);
-    const tier = new PhpFpmTier(group.name, { platform, group, around, artefacts: wanted, nas, after: storage.ready }, inPlatform);
-    members.push(...tier.members);
-  }
+    return new PhpFpmTier(group.name, { platform, group, around, artefacts: wanted, nas, after }, inPlatform);
+  });
+  members.push(...tiers.flatMap((tier) => tier.members));
+  users?.settle(tiers);
 
   const phpVips = Object.fromEntries(fleet.phpGroups.map((g) => [g.name, g.vip]));
   const { vip } = mutualised;

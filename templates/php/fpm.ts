@@ -1,6 +1,6 @@
 import { healthPort } from "../../config/load";
 import { atLeast } from "../../config/php-builds";
-import type { PhpBuild, PhpGroup, Site } from "../../config/model";
+import type { Fleet, PhpBuild, PhpGroup, Site } from "../../config/model";
 import type { StackConfig } from "../../config/schema";
 import type { HostContent, SecretFile } from "../content";
 import { sitesDirectory, sitesMount } from "../nas/mount";
@@ -229,10 +229,11 @@ export function sessionSettings(site: Site, store: SessionStores): string {
   const lines = {
     files: () => value("session.save_handler", "files") + value("session.save_path", `${sitesDirectory}/${site.name}/sessions`),
     redis: () => {
-      const { address, port, password } = required(store.redis, site, "Redis");
-      const auth = password === undefined ? "" : `&auth=${encodeURIComponent(password)}`;
+      const { address, port, user, password } = required(store.redis, site, "Redis");
+      const login = user === undefined ? { auth: password } : { "auth[user]": user, "auth[pass]": password };
+      const auth = Object.entries(login).map(([key, text]) => (text === undefined ? "" : `&${key}=${encodeURIComponent(text)}`));
       // Short timeouts: a dead Redis must fail a request, not hang the pool.
-      const path = `tcp://${address}:${port}?timeout=2&read_timeout=2&prefix=${site.name}:${auth}`;
+      const path = `tcp://${address}:${port}?timeout=2&read_timeout=2&prefix=${redisPrefix(site)}${auth.join("")}`;
       return value("session.save_handler", "redis") + value("session.save_path", `"${path}"`) + value("redis.session.locking_enabled", "1");
     },
     memcached: () => {
@@ -247,9 +248,36 @@ export function sessionSettings(site: Site, store: SessionStores): string {
   return `; Managed by the fleet program.\n[${site.name}]\n${lines[site.sessions]()}`;
 }
 
+/** With what the keys of a site's sessions in Redis begin. */
+const redisPrefix = (site: Pick<Site, "name">): string => `${site.name}:`;
+
+/** What phpredis' session handler asks for, with locks: EVAL and EVALSHA give a lock back. */
+const sessionCommands = ["get", "set", "setex", "del", "exists", "expire", "eval", "evalsha"];
+
+/** Rules of a site's own user on the Redis server. A script that it sends there is held to them as well. */
+export const redisRules = (site: Pick<Site, "name">): string[] => [
+  `~${redisPrefix(site)}*`,
+  "-@all",
+  ...sessionCommands.map((name) => `+${name}`),
+];
+
+/**
+ * Name of a site's own user on the Redis server; with an empty site, what those of a stack begin with.
+ * Neither a stack's name nor a site's has a colon, so no stack meets the users of another.
+ */
+export const redisUser = ({ stack }: Pick<Fleet, "stack">, site: Pick<Site, "name">): string => `fleet:${stack}:${site.name}`;
+
+/** How a site reaches the Redis server: by a user of its own, or by the default user's password. */
+export interface RedisStore {
+  readonly address: string;
+  readonly port: number;
+  readonly user?: string | undefined;
+  readonly password?: string | undefined;
+}
+
 /** Session stores of the stack. */
 export interface SessionStores {
-  readonly redis?: { readonly address: string; readonly port: number; readonly password?: string | undefined } | undefined;
+  readonly redis?: RedisStore | undefined;
   readonly memcached?: { readonly servers: readonly string[] } | undefined;
 }
 

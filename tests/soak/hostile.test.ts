@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { relocated } from "../../lab/settings";
-import { changedCheckout, curl, edit, on, pulumi } from "../lab/lab";
+import { changedCheckout, changedConfig, curl, edit, on, pulumi } from "../lab/lab";
 
 /*
  * A hostile site against its neighbour, on the fleet as it is and, as the twin, on one from which every wall is taken.
@@ -35,6 +35,23 @@ $attacks = [
   'OPcache' => fn() => implode(array_filter(array_keys(opcache_get_status()['scripts'] ?? []), fn($s) => str_contains($s, '/wiki/'))),
   'FastCGI by the VIP' => fn() => is_resource(@fsockopen('${php}', ${neighbour.port}, $e, $s, 2)) ? 'connected' : '',
   'FastCGI of the other VM' => fn() => is_resource(@fsockopen('${relocated("10.77.0.32")}', 8100, $e, $s, 2)) ? 'connected' : '',
+  'sessions in Redis' => function () {
+    ['host' => $host, 'port' => $port, 'query' => $query] = parse_url(ini_get('session.save_path'));
+    parse_str($query, $own);
+    foreach ([
+      fn($redis) => $redis->get('wiki:secret'),
+      fn($redis) => implode(' ', $redis->keys('wiki:*')),
+      fn($redis) => $redis->eval("return redis.call('get', 'wiki:secret')"),
+    ] as $ask) {
+      $redis = new Redis();
+      if (!$redis->connect($host, $port, 2) || !$redis->auth($own['auth']) || !$redis->setex($own['prefix'] . 'mine', 60, 'x')) return 'no login';
+      try {
+        if ($got = $ask($redis)) return $got;
+      } catch (RedisException) {
+      }
+    }
+    return '';
+  },
   'loopback' => fn() => is_resource(@fsockopen('127.0.0.1', 22, $e, $s, 2)) ? 'connected' : '',
 ];
 $got = $attacks[$_GET['attack']]();
@@ -63,8 +80,12 @@ const inPhp = [
   "OPcache",
   "FastCGI by the VIP",
   "FastCGI of the other VM",
+  "sessions in Redis",
   "loopback",
 ];
+
+/** A session of the neighbour's, as the server's administrator writes it. */
+const plantSession = `sudo awk '$1 == "requirepass" { print "AUTH", $2; print "SETEX wiki:secret 7200 canary" }' /etc/redis/annex.conf | redis-cli`;
 
 /** Rules of a hostile .htaccess, each in a directory of its own, and what an answer shows that it worked. */
 const rules: Record<string, readonly [rules: string, page: string, worked: RegExp]> = {
@@ -91,6 +112,7 @@ except OSError: got = b""
 print("GOT" if b"pong" in got else "denied")'`;
 
 beforeAll(async () => {
+  expect(await on("annex", plantSession)).toBe("OK\nOK\n");
   await file(neighbour, "secret.txt", "canary\n");
   await file(neighbour, "victim.php", victim);
   await file(attacker, "attack.php", attack);
@@ -182,7 +204,8 @@ describe("a hostile site", () => {
       text.replaceAll(/^ +ProxyFCGISetEnvIf.*\n/gm, "").replace("SymLinksIfOwnerMatch", "FollowSymLinks"),
     );
     edit(copy, "templates/apache/apache.ts", (text) => text.replace('"RewriteRule",', '"RewriteRule", "SetHandler",'));
-    const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], copy);
+    const config = changedConfig((text) => text.replace(/fleet:redis:\n( +)/, "$&users: one\n$1"));
+    const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], copy, config);
     expect(code, out + err).toBe(0);
     const { OPcache: ofItsOwn, ...found } = await attacks();
     tell("a fleet without the walls", found);

@@ -1,11 +1,14 @@
 import * as pulumi from "@pulumi/pulumi";
 import * as vsphere from "@pulumi/vsphere";
 import { MockMonitor } from "@pulumi/pulumi/runtime/mocks";
+import { createHash } from "crypto";
+import fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
 import { Leaving, powersOff } from "../../components/leaving";
 import { unwantedUnits } from "../../components/host-config";
 import type { Platform } from "../../components/tier";
 import { loadFleet } from "../../config/load";
+import { redisRules, redisUser } from "../../templates/php/fpm";
 import { exampleSecrets, writtenStack } from "./example";
 
 /*
@@ -78,6 +81,7 @@ beforeAll(async () => {
   const { createMutualised } = await import("../../stacks/mutualised");
   const { createDedicated } = await import("../../stacks/dedicated");
   const { createMoodle } = await import("../../stacks/moodle");
+  const { redisAccess } = await import("../../components/redis-users");
   const written = structuredClone(writtenStack("prod"));
   const { fleet } = loadFleet(written);
   const vcenter = new vsphere.Provider("vcenter", { vsphereServer: "vcenter", user: "fleet", password: "password" });
@@ -93,6 +97,7 @@ beforeAll(async () => {
       "sessions-welcome": pulumi.secret("welcome's sessions\n"),
     },
     digestKey: pulumi.secret("key"),
+    redis: redisAccess(fleet, exampleSecrets.redisPassword),
   };
   createMutualised(platform);
   createDedicated(platform);
@@ -125,7 +130,7 @@ describe("every VM of prod is asked for with the documented size", () => {
 it("every child is named after its tier and its host, never after a position", () => {
   const tiers = "nas|lvs|apache|php-a|php-b|builder-bookworm|institutional|timetable|moodle";
   const pattern = new RegExp(
-    `^(fleet|vcenter|(${tiers})|(${tiers})-apart|(${tiers})-(host|vm|key|size|content|base|secrets|config|gate|confirm)-[a-z][a-z0-9-]*|builder-bookworm-php-8\\.2)$`,
+    `^(fleet|vcenter|redis-password-library|redis-users|redis-users-(made|settled)|(${tiers})|(${tiers})-apart|(${tiers})-(host|vm|key|size|content|base|secrets|config|gate|confirm)-[a-z][a-z0-9-]*|builder-bookworm-php-8\\.2)$`,
   );
   expect(recorded.map((r) => r.name).filter((name) => !pattern.test(name))).toEqual([]);
 });
@@ -183,8 +188,9 @@ describe("every remote command", () => {
       expect(inputs["delete"], name).toBeUndefined();
       expect(inputs["addPreviousOutputInEnv"], name).toBe(false);
       expect(inputs["environment"], name).toBeUndefined();
-      // A confirmation runs again when its gate did.
-      expect(inputs["triggers"], name).toHaveLength(name.includes("-confirm-") ? 2 : 1);
+      // A confirmation runs again when its gate did; users of Redis are on no VM that could be replaced.
+      if (name.startsWith("redis-users-")) expect(inputs["triggers"], name).toBeUndefined();
+      else expect(inputs["triggers"], name).toHaveLength(name.includes("-confirm-") ? 2 : 1);
     }
   });
 
@@ -201,6 +207,39 @@ describe("every remote command", () => {
       .map((c) => String(c.inputs["stdin"]));
     for (const secret of Object.values(exampleSecrets)) expect(bundles.join("")).not.toContain(secret);
     expect(bundles.join("")).not.toContain("library's sessions");
+  });
+});
+
+describe("each site whose sessions are in Redis has a user of its own there", () => {
+  const order = (part: string): { users: object; prefix: string; settle: boolean } => {
+    const { stdin } = named(`redis-users-${part}`).inputs;
+    expect(isSecret(stdin)).toBe(true);
+    const text = (stdin as { value: string }).value;
+    return JSON.parse(text.slice(text.lastIndexOf('{"stack":'))) as { users: object; prefix: string; settle: boolean };
+  };
+
+  it("made before any PHP VM logs in as it, and settled when every one of them is through", () => {
+    const begun = (part: string): number[] => recorded.filter((r) => r.name.startsWith("php-") && r.name.includes(part)).map((r) => r.begun);
+    expect(Math.min(...begun("-config-"))).toBeGreaterThan(named("redis-users-made").ended);
+    expect(named("redis-users-settled").begun).toBeGreaterThan(Math.max(...begun("-confirm-")));
+    expect([order("made").settle, order("settled").settle]).toEqual([false, true]);
+  });
+
+  it("with its own keys and the digest of a password, which the server is not told", () => {
+    const password = "seed of redis-password-library".padEnd(64, "-");
+    const digest = createHash("sha256").update(password).digest("hex");
+    const { users, prefix } = order("made");
+    expect(users).toEqual({ [`${prefix}library`]: { passwords: [`#${digest}`], rules: redisRules({ name: "library" }) } });
+    expect(JSON.stringify(recorded.filter((r) => r.name !== "redis-password-library").map((r) => r.inputs))).not.toContain(password);
+  });
+
+  it("which no stack has in common with another, whatever their names and those of their sites", () => {
+    expect(order("made").prefix).toBe("fleet:prod:");
+    fc.assert(
+      fc.property(fc.stringMatching(/^[\w.-]+$/), fc.stringMatching(/^[\w.-]+$/), fc.stringMatching(/^[a-z][a-z0-9-]*$/), (one, other, site) => {
+        expect(redisUser({ stack: one }, { name: site }).startsWith(redisUser({ stack: other }, { name: "" }))).toBe(one === other);
+      }),
+    );
   });
 });
 

@@ -230,6 +230,11 @@ describe("each mistake names file, property, value, what is allowed and the reme
       'sites/lab/wiki.yaml: mail.from is "wiki@university.example"; allowed: only where the stack has a mail relay. Add fleet:mail to Pulumi.lab.yaml.',
     ],
     [
+      "a way to share Redis that there is not",
+      (c) => (c["redis"].users = "all"),
+      'Pulumi.lab.yaml: fleet:redis.users is "all"; allowed: each, one. Use one of these.',
+    ],
+    [
       "a php.ini value that breaks out of its line",
       (_, s) => (s["sites/lab/wiki.yaml"].php.ini = { memory_limit: "1\nextension=x" }),
       'sites/lab/wiki.yaml: php.ini.memory_limit is "1\\nextension=x"; allowed: one line without quotes. Correct the value.',

@@ -11,7 +11,7 @@ import { keepalivedPart } from "../../templates/lvs/keepalived";
 import { mountPart } from "../../templates/nas/mount";
 import { nasServerPart } from "../../templates/nas/server";
 import { builderPart } from "../../templates/php/builder";
-import { fpmPart, fpmSysctls, restPart, sessionSettings, trialPart } from "../../templates/php/fpm";
+import { fpmPart, fpmSysctls, redisRules, restPart, sessionSettings, trialPart } from "../../templates/php/fpm";
 import { programDirectory } from "../../templates/programs";
 import { systemPart } from "../../templates/system/system";
 import { vipPart } from "../../templates/system/vip";
@@ -106,13 +106,20 @@ it("every template is in one of the golden files", () => {
 describe("sessions go where the site says", () => {
   const [site] = fleet.sites;
   if (!site) throw new Error("no site");
-  const stores = { redis: { address: "10.0.0.6", port: 6379, password: "p&w" }, memcached: { servers: ["10.0.0.7:11211"] } };
+  const redis = { address: "10.0.0.6", port: 6379, password: "p&w" };
+  const stores = { redis, memcached: { servers: ["10.0.0.7:11211"] } };
   it.each([
     ["redis", 'php_admin_value[session.save_path] = "tcp://10.0.0.6:6379?timeout=2&read_timeout=2&prefix=blog:&auth=p%26w"'],
     ["memcached", "php_admin_value[session.save_path] = 10.0.0.7:11211"],
     ["files", "php_admin_value[session.save_path] = /srv/sites/blog/sessions"],
   ] as const)("%s", (sessions, line) => {
     expect(sessionSettings({ ...site, sessions }, stores).split("\n")).toContain(line);
+  });
+
+  it("Redis by the site's own user, where it has one, and under the keys that this user may touch", () => {
+    const text = sessionSettings({ ...site, sessions: "redis" }, { redis: { ...redis, user: "fleet:lab:blog" } });
+    expect(text).toContain('&prefix=blog:&auth[user]=fleet%3Alab%3Ablog&auth[pass]=p%26w"');
+    expect(redisRules(site)).toEqual(["~blog:*", "-@all", "+get", "+set", "+setex", "+del", "+exists", "+expire", "+eval", "+evalsha"]);
   });
 
   it("a store that the stack lacks is an error, not an empty path", () => {

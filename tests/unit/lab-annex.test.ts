@@ -1,3 +1,4 @@
+import { createHash } from "crypto";
 import { expect, test } from "vitest";
 import * as YAML from "yaml";
 import { annexSpec, annexUserData } from "../../lab/annex";
@@ -39,6 +40,12 @@ test("files with passwords are not readable by everyone", () => {
     expect(holders).not.toHaveLength(0);
     for (const file of holders) expect(Number.parseInt(file.permissions, 8) & 0o007, file.path).toBe(0);
   }
+});
+
+test("Redis lets nobody in without the password, though it ignores requirepass beside an aclfile", () => {
+  const file = parsed().write_files.find((f) => f.path.endsWith("default.acl"));
+  const digest = createHash("sha256").update(secrets.redisPassword).digest("hex");
+  expect(file?.content).toBe(`user default on #${digest} ~* &* +@all\n`);
 });
 
 test("the annex is given no private key", () => {

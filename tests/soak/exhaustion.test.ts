@@ -70,7 +70,7 @@ $attacks = [
     },
     'sockets' => function () use ($left, $rest) {
         $block = str_repeat('x', 4096);
-        for ($n = 0; $left() && ($pair = @stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_DGRAM, 0)); $n++) {
+        for ($n = 0; $left() && ($pair = @stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_STREAM, 0)); $n++) {
             stream_set_blocking($pair[0], false);
             while (@fwrite($pair[0], $block));
             $held[] = $pair;

@@ -211,9 +211,9 @@ async function measure({ name, attack = name, step = 0.5 }: Attack, vms: readonl
   return measured;
 }
 
-/** Takes the limits of the attacker's service away and gives it the CPU of fifty neighbours, or puts all back. */
+/** Takes the limits of the attacker's service away and gives it the CPU of ten neighbours, or puts all back. */
 async function weaken(vm: string, weak: boolean): Promise<void> {
-  const lines = "[Service]\\nMemoryMax=infinity\\nTasksMax=infinity\\nCPUWeight=5000\\n";
+  const lines = "[Service]\\nMemoryMax=infinity\\nTasksMax=infinity\\nCPUWeight=1000\\n";
   const write = weak ? `mkdir -p ${dropIn} && printf "${lines}" > ${dropIn}/weak.conf` : `rm -rf ${dropIn}`;
   await on(vm, `sudo sh -c '${write}; systemctl daemon-reload'`);
   await calm(vm);

@@ -106,6 +106,8 @@ export interface Seen {
   readonly failures: string[];
   /** GETs that met the closing of a kept connection and were sent once more. */
   readonly resent: number;
+  /** Seconds of each request, in the order of their ticks. */
+  readonly latencies: number[];
 }
 
 /** Ten new connections a second. */
@@ -113,9 +115,17 @@ export const onlyGets = ["get=0.1"];
 /** New connections, kept ones, and POSTs that take a second to send. */
 export const mixed = ["get=0.2", "keep=0.1", "post=0.5"];
 
-/** Starts the open-loop client on the status site's JSON page; `stop` ends it and tells what it saw. */
-export function startProbe(load: readonly string[] = onlyGets, timeout = 2): { stop: () => Promise<Seen> } {
-  const words = [vip, "80", "status.lab.test", "/", "3600", String(timeout), ...load];
+/** A client that runs; `stop` ends it and tells what it saw. */
+export interface Probe {
+  readonly stop: () => Promise<Seen>;
+}
+
+/** The status site's JSON page. */
+const statusPage = { host: "status.lab.test", path: "/" };
+
+/** Starts the open-loop client on a page. */
+export function startProbe(load: readonly string[] = onlyGets, timeout = 2, page = statusPage): Probe {
+  const words = [vip, "80", page.host, page.path, "36000", String(timeout), ...load];
   const script = path.join(__dirname, "probe.py");
   const child = spawn("ip", ["netns", "exec", network.namespace, "python3", script, ...words], { stdio: ["pipe", "pipe", "inherit"] });
   let out = "";
@@ -187,6 +197,34 @@ export async function liveDirector(): Promise<string> {
 /** Weight of every real server of every service, as the live director has them. */
 export async function liveWeights(): Promise<number[]> {
   return Object.values(await ipvs(await liveDirector())).flatMap((servers) => Object.values(servers));
+}
+
+/** Waits until every service of a machine has this weight in the live director's table. */
+async function weighs(name: string, weight: number): Promise<void> {
+  const { Address } = await machine(name);
+  const all = async (): Promise<boolean> => {
+    const servers = Object.values(await ipvs(await liveDirector())).flatMap((of) => Object.entries(of));
+    const own = servers.filter(([server]) => server.startsWith(`${Address}:`));
+    return own.length > 0 && own.every(([, found]) => found === weight);
+  };
+  await until(all, 60, `${name} has weight ${weight}`);
+}
+
+/** Has the balancers send a machine no new requests, until {@link undrain}. */
+export async function drain(name: string): Promise<void> {
+  await on(name, "sudo mkdir -p /run/fleet; sudo touch /run/fleet/drain");
+  await weighs(name, 0);
+}
+
+export async function undrain(name: string): Promise<void> {
+  await on(name, "sudo rm -f /run/fleet/drain");
+  await weighs(name, 1);
+}
+
+/** The value that this share of all values does not exceed; 0 of none. */
+export function quantile(values: readonly number[], share: number): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)] ?? 0;
 }
 
 /** Waits until the live director has every real server in its table and the site answers 30 times in a row. */

@@ -1,11 +1,9 @@
 import { spawn, type ChildProcess } from "child_process";
 import * as path from "path";
-import * as YAML from "yaml";
-import * as fs from "fs";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { network } from "../../lab/settings";
-import { curl, on, pulumi, root, until } from "../lab/lab";
-import { clear, phpexec, place, put, withStatus } from "./scripts";
+import { curl, on, pulumi, until } from "../lab/lab";
+import { clear, phpexec, place, put, siteFile, withSites } from "./scripts";
 
 const port = 2525;
 const page = "/srv/sites/status/htdocs/mail.php";
@@ -28,9 +26,10 @@ beforeAll(async () => {
   sink.stdout?.on("data", (data: Buffer) => {
     for (const line of data.toString().trim().split("\n")) received.push(JSON.parse(line) as Message);
   });
-  const written = YAML.parse(fs.readFileSync(path.join(root, "sites/lab/status.yaml"), "utf8")) as { php: object };
-  const keys = { php: { ...written.php, environment: { GREETING: "good day, lab" }, cpuWeight: 50 } };
-  const config = withStatus(keys, { "fleet:mail": { relay: network.gateway, port, domain: "lab.test" } });
+  const status = siteFile("status") as { php: object };
+  const site = { ...status, php: { ...status.php, environment: { GREETING: "good day, lab" }, cpuWeight: 50 } };
+  const mail = { relay: network.gateway, port, domain: "lab.test" };
+  const config = withSites({ status: site }, (keys) => Object.assign(keys, { "fleet:mail": mail }));
   const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], undefined, config);
   expect(code, out + err).toBe(0);
 });

@@ -9,14 +9,17 @@ import { changedConfig, on, root, type Outcome } from "../lab/lab";
 /** Directory of the tests' own scripts in a site's tree. */
 export const place = "fleet-test";
 
-/** Puts a script of the tests into the tree of a site of the lab. */
-export async function put(site: string, name: string, text: string): Promise<void> {
+/** The same where Apache serves it. */
+export const served = `htdocs/${place}`;
+
+/** Puts a script of the tests into a directory of the tree of a site of the lab. */
+export async function put(site: string, name: string, text: string, directory = place): Promise<void> {
   const tree = `/srv/fleet/sites/${site}`;
   const uid = (await on("nas1", `sudo stat -c %u ${tree}/htdocs`)).trim();
   const owner = `-o ${uid} -g ${uid}`;
   const content = Buffer.from(text).toString("base64");
-  await on("nas1", `sudo install -d ${owner} -m 755 ${tree}/${place}`);
-  await on("nas1", `echo ${content} | base64 -d | sudo install ${owner} -m 644 /dev/stdin ${tree}/${place}/${name}`);
+  await on("nas1", `sudo install -d ${owner} -m 755 ${tree}/${directory}`);
+  await on("nas1", `echo ${content} | base64 -d | sudo install ${owner} -m 644 /dev/stdin ${tree}/${directory}/${name}`);
 }
 
 /** Text of a file that a script of the tests wrote; empty where there is none. */
@@ -25,7 +28,7 @@ export const read = (site: string, name: string): Promise<string> =>
 
 /** Removes all of it. */
 export const clear = (site: string): Promise<string> =>
-  on("nas1", `sudo rm -rf /srv/fleet/sites/${site}/${place} /srv/fleet/sites/${site}/.fleet`);
+  on("nas1", `cd /srv/fleet/sites && sudo rm -rf ${[place, served, ".fleet"].map((directory) => `${site}/${directory}`).join(" ")}`);
 
 /** Starts phpexec as an operator does, in a process group of its own. */
 export function startPhpexec(...words: string[]): ChildProcess {
@@ -47,21 +50,34 @@ export function phpexec(words: readonly string[], input = ""): Promise<Outcome> 
   return new Promise((resolve) => child.on("close", (code) => resolve({ code: code ?? 255, ...said })));
 }
 
-/** The lab's stack with cron entries for its status site. */
-export const withCron = (...cron: object[]): string => withStatus({ cron });
+/** Keys of the lab's stack, as far as the tests change them. */
+export interface StackKeys {
+  "fleet:sites": string;
+  "fleet:mutualised": { apache: object; php: { "php-a": object } };
+  "fleet:rollout"?: object;
+}
 
-/** The lab's stack with keys of its status site changed, and keys of its own. */
-export function withStatus(keys: object, stack: object = {}): string {
-  const { config } = YAML.parse(fs.readFileSync(configFile, "utf8")) as { config: { "fleet:sites": string } };
-  const sites = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-sites-"));
-  fs.cpSync(path.resolve(root, config["fleet:sites"]), sites, { recursive: true });
-  const file = path.join(sites, "status.yaml");
-  fs.writeFileSync(file, YAML.stringify({ ...(YAML.parse(fs.readFileSync(file, "utf8")) as object), ...keys }));
+/** The lab's stack with other site files, each by its name, and with other keys. */
+export function withSites(files: Readonly<Record<string, object>>, change: (keys: StackKeys) => void = () => undefined): string {
   return changedConfig((text) => {
-    const { config: before } = YAML.parse(text) as { config: object };
-    return YAML.stringify({ config: { ...before, ...stack, "fleet:sites": sites } }, { aliasDuplicateObjects: false });
+    const stack = YAML.parse(text) as { config: StackKeys };
+    const sites = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-sites-"));
+    fs.cpSync(path.resolve(root, stack.config["fleet:sites"]), sites, { recursive: true });
+    for (const [name, site] of Object.entries(files)) fs.writeFileSync(path.join(sites, `${name}.yaml`), YAML.stringify(site));
+    stack.config["fleet:sites"] = sites;
+    change(stack.config);
+    return YAML.stringify(stack, { aliasDuplicateObjects: false });
   });
 }
+
+/** The file of a site of the lab. */
+export function siteFile(name: string): object {
+  const { config } = YAML.parse(fs.readFileSync(configFile, "utf8")) as { config: StackKeys };
+  return YAML.parse(fs.readFileSync(path.resolve(root, config["fleet:sites"], `${name}.yaml`), "utf8")) as object;
+}
+
+/** The lab's stack with cron entries for its status site. */
+export const withCron = (...cron: object[]): string => withSites({ status: { ...siteFile("status"), cron } });
 
 /** A script that notes its VM and the minute, one line a run. */
 export const noteRun = `<?php file_put_contents(__DIR__ . '/runs', gethostname() . ' ' . gmdate('Y-m-d\\TH:i') . "\\n", FILE_APPEND | LOCK_EX);\n`;

@@ -1,21 +1,28 @@
 #!/usr/bin/python3
-"""rest: stop the FPM of every site that nobody has asked for anything for a while.
+"""rest: stop the FPM of every site that nobody has asked for anything for a while, and what a stopped one left behind.
 
     rest.py RESPONDER SECONDS
 
 RESPONDER, the `address:port` of this machine's health responder, knows which sites are quiet: GET /quiet.
 Nothing is lost by it: systemd holds the port, requests in flight end in the old children, and the next one
-starts the service again. Exit status: 0 done, 1 failed, 2 refused.
+starts the service again. Requests in flight have some minutes for that; what a script started for itself would
+go on for ever, also that of a site which is gone. Exit status: 0 done, 1 failed, 2 refused.
 """
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import subprocess
 import sys
+import time
 import urllib.request
 
 ANSWER_SECONDS = 5
+LEFT_SECONDS = 300  # longest that FPM lets a request take: request_terminate_timeout in fpm.conf
+ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
+GROUPS, SEEN = f"{ROOT}/sys/fs/cgroup/system.slice", f"{ROOT}/run/fleet-rest/left.json"
 
 
 def quiet_units(responder: str, seconds: float) -> list[str]:
@@ -23,10 +30,54 @@ def quiet_units(responder: str, seconds: float) -> list[str]:
         return sorted(unit for unit, quiet in json.load(answer).items() if quiet >= seconds)
 
 
+def peopled() -> set[str]:
+    """The sites' services, FPM's and trials', that have a process."""
+    found = set()
+    for place in glob.glob(f"{GROUPS}/fleet-site-*.service") + glob.glob(f"{GROUPS}/fleet-trial-*.service"):
+        try:
+            with open(f"{place}/pids.current", encoding="ascii") as count:
+                if int(count.read()):
+                    found.add(os.path.basename(place))
+        except OSError:
+            pass  # it has just gone
+    return found
+
+
+def stopped(units: set[str]) -> set[str]:
+    """Those of them that are not running, to systemd."""
+    order = sorted(units)
+    if not order:
+        return set()
+    call = ["systemctl", "show", "--property=ActiveState", "--", *order]  # of one that is gone too, which is inactive
+    said = subprocess.run(call, capture_output=True, text=True, check=True).stdout.split()
+    return {unit for unit, state in zip(order, said, strict=True) if state in ("ActiveState=inactive", "ActiveState=failed")}
+
+
+def end_left_over(now: float) -> None:
+    """Ends what has been left by a stopped service for so long that it is no request any more."""
+    try:
+        with open(SEEN, encoding="utf-8") as source:
+            seen = json.load(source)
+    except (OSError, ValueError):
+        seen = {}
+    seen = {unit: seen.get(unit, now) for unit in stopped(peopled())}
+    for unit in sorted(unit for unit, since in seen.items() if now - since >= LEFT_SECONDS):
+        print(f"ended what {unit} left behind", flush=True)
+        try:
+            with open(f"{GROUPS}/{unit}/cgroup.kill", "w", encoding="ascii") as order:
+                order.write("1")
+        except OSError as error:
+            print(f"rest: {unit}: {error}", file=sys.stderr)
+    os.makedirs(os.path.dirname(SEEN), exist_ok=True)
+    with open(SEEN, "w", encoding="utf-8") as out:
+        json.dump(seen, out)
+
+
 def main() -> int:
     if len(sys.argv) != 3:
         print("usage: rest.py RESPONDER SECONDS", file=sys.stderr)
         return 2
+    end_left_over(time.monotonic())
     try:
         units = quiet_units(sys.argv[1], float(sys.argv[2]))
     except (OSError, ValueError) as error:

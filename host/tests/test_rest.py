@@ -2,7 +2,9 @@
 
 import http.server
 import json
+import os
 import unittest
+from pathlib import Path
 
 from tests.machine import Machine
 from tests.stand_ins import Handler, free_port, serve
@@ -18,6 +20,50 @@ class Resting(unittest.TestCase):
     def setUp(self):
         self.machine = Machine()
         self.addCleanup(self.machine.close)
+
+    def left(self, unit, processes, state):
+        """A service with so many processes, to systemd in that state; its cgroup.kill."""
+        place = f"{self.machine.root}/sys/fs/cgroup/system.slice/{unit}"
+        os.makedirs(place, exist_ok=True)
+        for name, text in (("pids.current", f"{processes}\n"), ("cgroup.kill", "")):
+            with open(f"{place}/{name}", "w", encoding="ascii") as out:
+                out.write(text)
+        self.machine.write(f"units/{unit}", state)
+        return f"{place}/cgroup.kill"
+
+    def looks(self, seconds_ago):
+        """A look at what is left, when the last one was so long ago."""
+        seen = self.machine.root / "run/fleet-rest/left.json"
+        seen.parent.mkdir(parents=True, exist_ok=True)
+        if seen.exists():
+            before = {unit: since - seconds_ago for unit, since in json.loads(seen.read_text()).items()}
+            seen.write_text(json.dumps(before))
+        return self.rest(free_port()).stdout
+
+    def test_what_a_stopped_site_left_behind_ends_when_no_request_takes_so_long(self):
+        gone = self.left("fleet-site-gone.service", 3, "inactive")
+        others = [
+            self.left("fleet-site-busy.service", 3, "active"),
+            self.left("fleet-site-ending.service", 3, "deactivating"),
+            self.left("fleet-trial-asleep.service", 0, "inactive"),
+        ]
+        self.assertEqual("", self.looks(0))
+        self.assertEqual("", self.looks(290))
+        self.assertEqual("ended what fleet-site-gone.service left behind\n", self.looks(20))
+        self.assertEqual("1", Path(gone).read_text())
+        self.assertEqual(["", "", ""], [Path(each).read_text() for each in others])
+
+    def test_a_service_that_was_started_in_between_is_counted_anew(self):
+        place = self.left("fleet-site-a.service", 1, "inactive")
+        self.looks(0)
+        self.left("fleet-site-a.service", 5, "active")
+        self.looks(290)
+        self.left("fleet-site-a.service", 1, "failed")
+        self.looks(290)
+        self.looks(290)
+        self.assertEqual("", Path(place).read_text())
+        self.looks(20)
+        self.assertEqual("1", Path(place).read_text())
 
     def rest(self, port, seconds="600"):
         return self.machine.run("rest.py", f"127.0.0.1:{port}", seconds)

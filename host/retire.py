@@ -25,7 +25,8 @@ from contextlib import ExitStack
 
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 PREFIX = "/opt/php"
-BUILDS, STORE, STATE, RUN = f"{ROOT}{PREFIX}", f"{ROOT}/var/lib/fleet/artefacts", f"{ROOT}/var/lib/fleet", f"{ROOT}/run/fleet"
+BUILDS, STATE, RUN = f"{ROOT}{PREFIX}", f"{ROOT}/var/lib/fleet", f"{ROOT}/run/fleet"
+STORE = f"{STATE}/artefacts"
 UNITS = [f"{ROOT}{place}/systemd/{kind}" for place, kind in (
     ("/etc", "system"), ("/run", "system"), ("/run", "transient"), ("/run", "generator"), ("/usr/local/lib", "system"),
 )]  # fmt: skip
@@ -81,21 +82,21 @@ def units():
 
 
 def processes():
-    """The files that each process runs from."""
+    """The files that each process runs from: its program and its libraries."""
     for number in filter(str.isdigit, os.listdir("/proc")):
         program = text_of(f"/proc/{number}/exe")
-        where = f"process {number} {os.path.basename(os.fsdecode(program))}"
-        yield where, (program + b"\n" + text_of(f"/proc/{number}/maps")).replace(os.fsencode(ROOT + PREFIX), os.fsencode(PREFIX))
+        used = program + b"\n" + text_of(f"/proc/{number}/maps")
+        yield f"process {number} {os.path.basename(os.fsdecode(program))}", used
 
 
 def uses(wanted: list[str]) -> dict[str, list[str]]:
-    """For each build, what refers to it; of its processes the first. One whose name begins like another's counts for both."""
+    """For each build, what refers to it; of its processes one. What names a build whose name begins so counts too."""
     found: dict[str, list[str]] = {name: [] for name in wanted}
     for of in (generations, units, processes):
-        for where, text in of():
-            for name, so_far in found.items():
-                if f"{PREFIX}/{name}".encode() in text and not (of is processes and any(s.startswith("process ") for s in so_far)):
-                    so_far.append(where)
+        said = list(of())
+        for name, reasons in found.items():
+            naming = [where for where, text in said if f"{PREFIX}/{name}".encode() in text]
+            reasons += naming[:1] if of is processes else naming
     return found
 
 
@@ -167,8 +168,9 @@ def retire(declared: list[str], apply: bool) -> dict:
 def main() -> int:
     try:
         wanted = json.load(sys.stdin)
-        if not isinstance(wanted, dict) or wanted.keys() != {"declared", "apply"} or type(wanted["declared"]) is not list or type(wanted["apply"]) is not bool:
-            raise Refused("the input needs declared, a list, and apply, true or false")
+        kinds = {key: type(value) for key, value in wanted.items()} if isinstance(wanted, dict) else {}
+        if kinds != {"declared": list, "apply": bool}:
+            raise Refused("the input must be declared, a list, and apply, true or false")
         print(json.dumps(retire(wanted["declared"], wanted["apply"])))
         return 0
     except (Refused, ValueError, OSError) as failure:

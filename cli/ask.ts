@@ -12,11 +12,16 @@ export interface Answer<T> {
   readonly error?: string;
 }
 
-/** Runs a command that says one JSON value on every VM; any exit status but `exits` is an error. */
-export async function askAll<T>(vms: ReadonlyMap<FleetMachine, Address>, command: string, exits: readonly number[]): Promise<Answer<T>[]> {
+/** Runs a command that says one JSON value on every VM, `input` on its standard input; any exit status but `exits` is an error. */
+export async function askAll<T>(
+  vms: ReadonlyMap<FleetMachine, Address>,
+  command: string,
+  exits: readonly number[],
+  input: (machine: FleetMachine) => string = () => "",
+): Promise<Answer<T>[]> {
   const ask = async ([machine, address]: [FleetMachine, Address]): Promise<Answer<T>> => {
     try {
-      const { status, stdout, stderr } = await run(address, command);
+      const { status, stdout, stderr } = await run(address, command, input(machine));
       if (!exits.includes(status)) return { machine, error: stderr.trim() || `exit status ${status}` };
       return { machine, said: JSON.parse(stdout) as T };
     } catch (error) {

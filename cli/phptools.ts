@@ -1,15 +1,18 @@
-// phptools: compiles and lists the PHP builds that a stack declares. Thin: the program itself does the work.
+// phptools: the life of the PHP builds that a stack declares. Thin: the program itself, and programs of host/, do the work.
 import Table from "cli-table3";
 import { spawnSync } from "child_process";
 import { Command } from "commander";
 import * as path from "path";
-import { projectRoot } from "../components/programs";
+import { converge, projectRoot, runProgram, withProgram } from "../components/programs";
 import { loadFleet } from "../config/load";
 import type { Fleet, PhpBuild, PhpGroup, Site } from "../config/model";
 import { supportedUntil } from "../config/php-builds";
 import { ConfigError } from "../config/problems";
+import { hostProgram } from "../templates/programs";
+import { askAll, type Answer } from "./ask";
 import { siteHistory, sitesSince } from "./history";
-import { committed, sitesDirectoryOf } from "./stack";
+import { declaredOn, deployRows, retireRows, stillUsed, verifyRows, type BuildRow, type Held, type Retired } from "./php-hosts";
+import { addressesOf, CliError, committed, contentOf, sitesDirectoryOf, type FleetMachine } from "./stack";
 
 /** A stack as its committed files have it. */
 const fleetOf = (stack: string, configFile: string): Fleet => loadFleet(committed(stack, configFile)).fleet;
@@ -24,6 +27,12 @@ export function builderTargets(stack: string): string[] {
     `${urn}hosting:php:PhpBuilder::**`,
     `${urn}hosting:php:PhpBuilder$**`,
   ];
+}
+
+/** What brings builds to these VMs of PHP groups, beside the builders: their base commands. Nothing of a VM that serves is among them. */
+export function baseTargets(stack: string, machines: readonly Pick<FleetMachine, "name" | "tier">[]): string[] {
+  const base = `urn:pulumi:${stack}::fleet::hosting:php:PhpFpmTier$hosting:host:HostConfig$command:remote:Command::`;
+  return machines.map(({ name, tier }) => `${base}${tier}-base-${name}`);
 }
 
 const groupsWith = (fleet: Fleet, build: PhpBuild): PhpGroup[] => fleet.phpGroups.filter((g) => g.builds.includes(build));
@@ -111,7 +120,7 @@ export function supportText({ supportedUntil: end, daysLeft }: BuildReport): str
   return daysLeft < 0 ? `ended ${end}` : `${end}, in ${daysLeft} days`;
 }
 
-const cli = new Command("phptools").description("PHP builds of a stack: what is declared, and compiling it on the fleet's builders.");
+const cli = new Command("phptools").description("PHP builds of a stack: declared, compiled, brought to the VMs, compared, removed.");
 const stackOption = ["-s, --stack <name>", "the stack"] as const;
 const configOption = ["--config-file <file>", "its configuration; default Pulumi.<stack>.yaml"] as const;
 
@@ -149,24 +158,116 @@ cli
     process.stdout.write(`${table.toString()}\n`);
   });
 
+/** `pulumi up` of these resources alone; its exit status. */
+function upOf({ stack, configFile }: Options, targets: readonly string[]): number {
+  const config = configFile ? ["--config-file", configFile] : [];
+  const words = ["up", "--yes", "--skip-preview", "--stack", stack, ...config, ...targets.flatMap((t) => ["--target", t])];
+  return spawnSync("pulumi", words, { stdio: "inherit" }).status ?? 1;
+}
+
+const unasked = (answers: readonly Answer<unknown>[]): Answer<unknown>[] => answers.filter((a) => a.error !== undefined);
+
+/** Prints a table, or that there is nothing for one; and which machines could not be asked. */
+function print(rows: readonly BuildRow[], answers: readonly Answer<unknown>[], nothing: string): void {
+  const table = new Table({ head: ["host", "artefact", "state"], style: { head: [], border: [] } });
+  table.push(...rows.map(({ host, artefact, state }) => [host, artefact, state]));
+  process.stdout.write(`${rows.length > 0 ? table.toString() : nothing}\n`);
+  for (const { machine, error } of unasked(answers)) process.stderr.write(`${machine.name}: ${error}\n`);
+}
+
 cli
   .command("build")
   .description("compile on the builder VMs what is declared and not yet built; nothing else of the stack changes")
   .requiredOption(...stackOption)
   .option(...configOption)
   .action((options: Options) => {
-    const targets = builderTargets(options.stack).flatMap((t) => ["--target", t]);
-    const config = options.configFile ? ["--config-file", options.configFile] : [];
-    const { status } = spawnSync("pulumi", ["up", "--yes", "--skip-preview", "--stack", options.stack, ...config, ...targets], {
-      cwd: projectRoot,
-      stdio: "inherit",
-    });
-    process.exitCode = status ?? 1;
+    process.exitCode = upOf(options, builderTargets(options.stack));
+  });
+
+cli
+  .command("deploy [group]")
+  .description("bring the declared builds, and what they need of Debian, to the PHP VMs of a group or of all; no site changes")
+  .requiredOption(...stackOption)
+  .option(...configOption)
+  .action(async (group: string | undefined, options: Options) => {
+    const fleet = fleetOf(options.stack, configOf(options));
+    const groups = fleet.phpGroups.map((g) => g.name);
+    if (group !== undefined && !groups.includes(group)) {
+      throw new CliError(`${options.stack} has no PHP group ${group}; there are: ${groups.join(", ") || "none"}`);
+    }
+    const { machines } = contentOf(options.stack);
+    const wanted = fleet.machines.filter((m) => m.role === "php" && (group === undefined || m.tier === group));
+    const there = machines.filter((m) => wanted.some((w) => w.name === m.name));
+    const unborn = wanted.filter((w) => !machines.some((m) => m.name === w.name)).map((w) => w.name);
+    if (unborn.length > 0) process.stderr.write(`not there yet, and given their builds when pulumi up makes them: ${unborn.join(", ")}\n`);
+    const vms = addressesOf(options.stack, there);
+    const installed = () => askAll<{ artefacts: string[] }>(vms, `${converge} status`, [0]);
+    const before = await installed();
+    const status = upOf(options, [...builderTargets(options.stack), ...baseTargets(options.stack, there)]);
+    const after = await installed();
+    print(deployRows(fleet, before, after), after, "no PHP VM is there");
+    process.exitCode = status === 0 && unasked(after).length > 0 ? 1 : status;
+  });
+
+cli
+  .command("verify")
+  .description(
+    "compare archives with their records, and installed builds with their archives, file by file; " +
+      "exit code 2 where one differs, 1 where a host could not be asked",
+  )
+  .requiredOption(...stackOption)
+  .option(...configOption)
+  .option("--json", "for programs")
+  .action(async (options: Options & { readonly json?: boolean }) => {
+    const fleet = fleetOf(options.stack, configOf(options));
+    const vms = addressesOf(
+      options.stack,
+      contentOf(options.stack).machines.filter(({ role }) => role === "builder" || role === "php"),
+    );
+    const answers = await askAll<Held>(vms, runProgram, [0], () => withProgram(hostProgram("verify.py"), ""));
+    const rows = verifyRows(fleet, answers);
+    const errors = unasked(answers).map(({ machine, error }) => ({ host: machine.name, error }));
+    if (options.json) process.stdout.write(`${JSON.stringify([...rows, ...errors], null, 2)}\n`);
+    else print(rows, answers, "there is no PHP build");
+    process.exitCode = errors.length > 0 ? 1 : rows.some((r) => r.state !== "ok") ? 2 : 0;
+  });
+
+cli
+  .command("retire")
+  .description("tell which builds and archives are not declared, and what keeps them; with --apply, remove those that nothing keeps")
+  .requiredOption(...stackOption)
+  .option(...configOption)
+  .option("--apply", "remove them")
+  .action(async (options: Options & { readonly apply?: boolean }) => {
+    const fleet = fleetOf(options.stack, configOf(options));
+    const { machines, phpBuilds } = contentOf(options.stack);
+    // Were they gone, a change that is undone before it was brought anywhere would bring nothing back.
+    const pending = phpBuilds.filter((name) => !fleet.phpBuilds.some((b) => b.artefact === name));
+    if (pending.length > 0) process.stderr.write(`left alone until pulumi up has run without them: ${pending.join(", ")}\n`);
+    const ask = (role: string, more: readonly string[], apply: boolean): Promise<Answer<Retired>[]> => {
+      const vms = addressesOf(
+        options.stack,
+        machines.filter((m) => m.role === role),
+      );
+      const order = (machine: FleetMachine): string =>
+        JSON.stringify({ declared: [...declaredOn(fleet, machine), ...pending, ...more], apply });
+      return askAll<Retired>(vms, runProgram, [0], (machine) => withProgram(hostProgram("retire.py"), order(machine)));
+    };
+    const apply = options.apply === true;
+    const vms = await ask("php", [], apply);
+    // A VM that did not answer may use any of them.
+    const whole = unasked(vms).length === 0;
+    const builders = await ask("builder", stillUsed(vms), apply && whole);
+    const answers = [...vms, ...builders];
+    print(retireRows(answers), answers, "nothing to retire: every build is declared");
+    if (apply && !whole) process.stderr.write("no archive was removed: a VM that could not be asked may use it\n");
+    process.exitCode = unasked(answers).length > 0 ? 1 : 0;
   });
 
 if (require.main === module) {
   cli.parseAsync().catch((error: unknown) => {
-    process.stderr.write(`${error instanceof ConfigError ? error.message : String(error)}\n`);
+    const told = error instanceof ConfigError || error instanceof CliError;
+    process.stderr.write(`phptools: ${told ? error.message : String((error as Error).stack ?? error)}\n`);
     process.exitCode = 1;
   });
 }

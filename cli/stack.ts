@@ -60,11 +60,19 @@ export interface FleetSite {
   readonly group: string;
 }
 
-/** The VMs and sites of a stack as its last `pulumi up` left them. */
-export function contentOf(stack: string): { machines: FleetMachine[]; sites: FleetSite[] } {
-  const { machines = [], sites = [] } = outputsOf(stack) as { machines?: FleetMachine[]; sites?: FleetSite[] };
+/** What a stack's last `pulumi up` left. */
+export interface Content {
+  readonly machines: readonly FleetMachine[];
+  readonly sites: readonly FleetSite[];
+  /** Names of the PHP builds that it declared. */
+  readonly phpBuilds: readonly string[];
+}
+
+/** The VMs, sites and PHP builds of a stack as its last `pulumi up` left them. */
+export function contentOf(stack: string): Content {
+  const { machines = [], sites = [], phpBuilds = [] } = outputsOf(stack) as Partial<Content>;
   if (machines.length === 0) throw new CliError(`${stack} has no VMs yet: run pulumi up first`);
-  return { machines, sites };
+  return { machines, sites, phpBuilds };
 }
 
 /** How to reach each VM of a stack: with its own host key and no other. */

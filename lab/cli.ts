@@ -91,6 +91,15 @@ cli
     process.exitCode = await fleet.fleetVerb(words);
   });
 
+cli
+  .command("phptools [arguments...]")
+  .description("a verb of phptools on the lab's stack, such as list and verify")
+  .allowUnknownOption()
+  .passThroughOptions()
+  .action(async (words: string[]) => {
+    process.exitCode = await fleet.phptoolsVerb(words);
+  });
+
 const verbs: [verb: string, description: string][] = [
   ["start", "power a machine on"],
   ["stop", "ask a machine to shut down, and wait"],

@@ -281,13 +281,16 @@ export async function pulumiVerb(args: readonly string[]): Promise<number> {
   return status ?? 1;
 }
 
-/** A verb of cli/fleet.ts on the lab's stack. */
-export async function fleetVerb(args: readonly string[]): Promise<number> {
+/** A verb of a tool of cli/ on the lab's stack. */
+async function toolVerb(tool: string, args: readonly string[]): Promise<number> {
   await labStack();
   const options = { cwd: projectDirectory, env: { ...process.env, ...pulumiEnvironment() }, stdio: "inherit" } as const;
-  const { status } = spawnSync("tsx", [path.join(repoRoot, "cli", "fleet.ts"), ...args, "--stack", stackName], options);
+  const { status } = spawnSync("tsx", [path.join(repoRoot, "cli", `${tool}.ts`), ...args, "--stack", stackName], options);
   return status ?? 1;
 }
+
+export const fleetVerb = (args: readonly string[]): Promise<number> => toolVerb("fleet", args);
+export const phptoolsVerb = (args: readonly string[]): Promise<number> => toolVerb("phptools", [...args, "--config-file", configFile]);
 
 function lastWords(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);

@@ -15,15 +15,19 @@ export interface Source {
   sha256: string;
 }
 
+/** What the lab's own stack is made of. */
 export const sources: Source[] = pinned.files;
+
+/** Further PHP versions and their PECL modules, which only some tests build: fetched when one asks for them. */
+export const versionSources: Source[] = pinned.versions;
 
 /** Directory of the verified tarballs; the annex serves it. */
 export const sourcesDirectory = path.join(cacheRoot, "sources");
 
-/** Fetches what is missing or does not match, and verifies all. */
-export async function sourcesUp(): Promise<void> {
+/** Fetches what is missing or does not match, and verifies all that is wanted. */
+export async function sourcesUp(wanted: readonly Source[] = sources): Promise<void> {
   fs.mkdirSync(sourcesDirectory, { recursive: true });
-  for (const source of sources) {
+  for (const source of wanted) {
     const file = path.join(sourcesDirectory, source.name);
     if (sha256(file) === source.sha256) continue;
     const url = `${archives().main}/${source.path}`;

@@ -73,6 +73,8 @@ export const machines = members.map(({ host: { machine, hostKey } }) => {
 export const services = fleet.services;
 /** DNS names of every site. */
 export const sites = fleet.sites.map((s) => ({ name: s.name, hosts: s.hosts, php: s.php.version, group: s.php.group }));
+/** PHP builds that the stack declares; `phptools retire` leaves them alone. */
+export const phpBuilds = fleet.phpBuilds.map((b) => b.artefact);
 /** What each site tries, and the URL that lets a tester in; for `vhost trial`. */
 export const trials = pulumi.secret(
   Object.fromEntries(tokens.map(({ site, version, token }) => [site.name, { version, url: token.apply((t) => trialUrl(site, t)) }])),

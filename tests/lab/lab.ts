@@ -240,7 +240,18 @@ export async function settled(): Promise<void> {
 /** A copy of the checkout in which one file is changed: what a commit of a colleague would be. */
 export async function changedCheckout(file: string, change: (text: string) => string): Promise<string> {
   const copy = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-checkout-"));
-  for (const name of ["Pulumi.yaml", "package.json", "tsconfig.json", "config", "components", "stacks", "templates", "host", "sites"]) {
+  for (const name of [
+    "Pulumi.yaml",
+    "package.json",
+    "tsconfig.json",
+    "config",
+    "components",
+    "stacks",
+    "templates",
+    "host",
+    "sites",
+    "patches",
+  ]) {
     fs.cpSync(path.join(root, name), path.join(copy, name), { recursive: true });
   }
   fs.symlinkSync(path.join(root, "node_modules"), path.join(copy, "node_modules"));

@@ -4,7 +4,7 @@ import * as YAML from "yaml";
 import { annexSpec, annexUserData } from "../../lab/annex";
 import { facts } from "../../lab/facts";
 import type { Secrets } from "../../lab/secrets";
-import { sources } from "../../lab/sources";
+import { sources, versionSources } from "../../lab/sources";
 
 const secrets: Secrets = {
   vspherePassword: "vsphere-1",
@@ -68,9 +68,10 @@ test("the program's facts name every pinned source with its hash", () => {
 });
 
 test("sources are pinned: a path below the archive's pool, a whole SHA-256, one name each", () => {
-  for (const source of sources) {
+  const all = [...sources, ...versionSources];
+  for (const source of all) {
     expect(source.path).toMatch(/^pool\/main\/[^ ]+\.orig\.tar\.(xz|gz)$/);
     expect(source.sha256).toMatch(/^[0-9a-f]{64}$/);
   }
-  expect(new Set(sources.map((s) => s.name)).size).toBe(sources.length);
+  expect(new Set(all.map((s) => s.name)).size).toBe(all.length);
 });

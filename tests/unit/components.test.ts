@@ -219,7 +219,8 @@ describe("each site whose sessions are in Redis has a user of its own there", ()
   };
 
   it("made before any PHP VM logs in as it, and settled when every one of them is through", () => {
-    const begun = (part: string): number[] => recorded.filter((r) => r.name.startsWith("php-") && r.name.includes(part)).map((r) => r.begun);
+    const begun = (part: string): number[] =>
+      recorded.filter((r) => r.name.startsWith("php-") && r.name.includes(part)).map((r) => r.begun);
     expect(Math.min(...begun("-config-"))).toBeGreaterThan(named("redis-users-made").ended);
     expect(named("redis-users-settled").begun).toBeGreaterThan(Math.max(...begun("-confirm-")));
     expect([order("made").settle, order("settled").settle]).toEqual([false, true]);
@@ -236,9 +237,14 @@ describe("each site whose sessions are in Redis has a user of its own there", ()
   it("which no stack has in common with another, whatever their names and those of their sites", () => {
     expect(order("made").prefix).toBe("fleet:prod:");
     fc.assert(
-      fc.property(fc.stringMatching(/^[\w.-]+$/), fc.stringMatching(/^[\w.-]+$/), fc.stringMatching(/^[a-z][a-z0-9-]*$/), (one, other, site) => {
-        expect(redisUser({ stack: one }, { name: site }).startsWith(redisUser({ stack: other }, { name: "" }))).toBe(one === other);
-      }),
+      fc.property(
+        fc.stringMatching(/^[\w.-]+$/),
+        fc.stringMatching(/^[\w.-]+$/),
+        fc.stringMatching(/^[a-z][a-z0-9-]*$/),
+        (one, other, site) => {
+          expect(redisUser({ stack: one }, { name: site }).startsWith(redisUser({ stack: other }, { name: "" }))).toBe(one === other);
+        },
+      ),
     );
   });
 });

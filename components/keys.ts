@@ -42,6 +42,11 @@ export function trialToken(key: string, site: string, version: string): string {
   return createHmac("sha256", key).update(`trial\0${site}\0${version}`).digest("hex").slice(0, 32);
 }
 
+/** Password of a site's user on the Redis server: 64 hexadecimal digits, others for each site. */
+export function redisPassword(seed: string, site: string): string {
+  return createHmac("sha256", seed).update(`redis\0${site}`).digest("hex");
+}
+
 /**
  * Version of a secret: changes when the secret does and tells nothing of it to whoever lacks the
  * key, so that it may stand in a bundle that reviewers read.

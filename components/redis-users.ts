@@ -6,6 +6,7 @@ import type { Fleet, Site } from "../config/model";
 import { redisRules, redisUser } from "../templates/php/fpm";
 import { hostProgram } from "../templates/programs";
 import type { Host } from "./host";
+import { redisPassword } from "./keys";
 import { runProgram, withProgram } from "./programs";
 
 /** A site's own user on the Redis server. */
@@ -23,17 +24,16 @@ export interface RedisAccess {
 }
 
 /**
- * A user, with a password that is generated once, for each site whose sessions are in Redis.
+ * A user, with a password of its own, for each site whose sessions are in Redis. One seed for all of them: a password
+ * that is a resource would be unknown in the preview that adds its site, and hide every line of the PHP VMs' content.
  * @returns nothing where the sites share the default user, or no site has ever needed the server.
  */
 export function redisAccess(fleet: Fleet, password: string | undefined): RedisAccess | undefined {
   if (fleet.config.redis?.users !== "each" || password === undefined) return undefined;
+  const seed = new random.RandomPassword("redis-passwords", { length: 64, special: false });
   const users = fleet.sites
     .filter((site) => site.sessions === "redis")
-    .map((site) => {
-      const { result } = new random.RandomPassword(`redis-password-${site.name}`, { length: 48, special: false });
-      return { site, name: redisUser(fleet, site), password: result };
-    });
+    .map((site) => ({ site, name: redisUser(fleet, site), password: seed.result.apply((s) => redisPassword(s, site.name)) }));
   return { password: pulumi.secret(password), users };
 }
 
@@ -53,7 +53,7 @@ export interface RedisUsersArgs {
  *
  * ### Operations
  * - a site whose sessions are in Redis, or no longer: one user more or less; no other is touched.
- * - a replaced password: both work until every PHP VM has the new one.
+ * - a replaced seed: old and new passwords work until every PHP VM has the new ones.
  */
 export class RedisUsers extends pulumi.ComponentResource {
   readonly nodes: { readonly made: command.remote.Command };

@@ -74,8 +74,10 @@ def log_in(redis: Redis, order: dict) -> None:
         if "wrong number of arguments" in str(error):
             allowed = "each, with a server that has users (Redis 6 or later)"
             raise refusal(order, "users", '"each"', allowed, "Update the server, or write `users: one`.") from error
-        where = f"Pulumi.{order['stack']}.secrets.yaml: redisPassword is refused by {order['address']}:{order['port']} ({error})"
-        raise Refused(f"{where}; allowed: the password of its default user. Set it with: npm run fleet -- secret redisPassword") from error
+        said = f"redisPassword is refused by {order['address']}:{order['port']} ({error})"
+        remedy = f"Set it with: npm run fleet -- secret redisPassword -s {order['stack']} < FILE"
+        allowed = "the password of its default user"
+        raise Refused(f"Pulumi.{order['stack']}.secrets.yaml: {said}; allowed: {allowed}. {remedy}") from error
 
 
 def read_users(redis: Redis, order: dict) -> dict[str, set[str]]:
@@ -116,7 +118,8 @@ def changes(order: dict, found: dict[str, set[str]]) -> dict[str, list]:
             asked["unchanged"].append((name, []))
         else:
             # One command: whoever is logged in never meets half of it.
-            asked["made" if has is None else "changed"].append((name, ["SETUSER", name, "reset", "on", *sorted(own), *user["rules"]]))
+            words = ["SETUSER", name, "reset", "on", *sorted(own), *user["rules"]]
+            asked["made" if has is None else "changed"].append((name, words))
     if order["settle"]:
         gone = sorted(name for name in found if name.startswith(order["prefix"]) and name not in order["users"])
         asked["removed"] = [(name, ["DELUSER", name]) for name in gone]
@@ -145,8 +148,8 @@ def main() -> int:
         print(refused, file=sys.stderr)
         return 1
     except OSError as error:
-        remedy = f"Start it, or let {socket.gethostname()} reach it."
-        print(refusal(order, "address", f'"{where}"', f"a Redis server that answers ({error})", remedy), file=sys.stderr)
+        allowed, remedy = "a Redis server that answers", f"Start it, or let {socket.gethostname()} reach it."
+        print(refusal(order, "address", f'"{where}"', f"{allowed} ({error})", remedy), file=sys.stderr)
         return 1
     except ServerError as error:
         allowed = "a server whose default user may manage users"

@@ -78,7 +78,8 @@ export function annexUserData(known: Secrets): string {
     write_files: files,
     runcmd: [
       "grep -q annex.conf /etc/redis/redis.conf || echo 'include /etc/redis/annex.conf' >> /etc/redis/redis.conf",
-      // Users that the fleet made stay.
+      // The server starts with users in one place only; those that the fleet made there stay.
+      "sed -i '/^user /d' /etc/redis/redis.conf",
       `touch ${redisUsers} && sed -i '/^user default /d' ${redisUsers} && cat ${redisDefault} >> ${redisUsers} && chown redis:redis ${redisUsers} && chmod 0640 ${redisUsers}`,
       "sed -i 's/^-l .*/-l 0.0.0.0/' /etc/memcached.conf",
       "systemctl daemon-reload",

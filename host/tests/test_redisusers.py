@@ -27,21 +27,20 @@ def user(site, *passwords):
     return {"passwords": [digest(p) for p in passwords], "rules": [f"~{site}:*", "-@all", *COMMANDS]}
 
 
-class Stopped(Exception):
+class Denied(Exception):
     """The error that a server answers with."""
 
 
 class Client:
     """Asks a server; an error is raised."""
 
-    def __init__(self, port, *login):
+    def __init__(self, port):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
         self.stream = self.socket.makefile("rb")
-        if login:
-            self("AUTH", *login)
 
     def __call__(self, *words):
-        self.socket.sendall(b"".join([b"*%d\r\n" % len(words), *(b"$%d\r\n%s\r\n" % (len(w), w) for w in map(str.encode, words))]))
+        parts = b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in map(str.encode, words))
+        self.socket.sendall(b"*%d\r\n%s" % (len(words), parts))
         return read(self.stream)
 
     def close(self):
@@ -56,7 +55,7 @@ def read(stream):
         raise EOFError
     kind, text = line[:1], line[1:-2].decode()
     if kind == b"-":
-        raise Stopped(text)
+        raise Denied(text)
     if kind == b"*":
         return [read(stream) for _ in range(int(text))]
     if kind == b"$":
@@ -88,8 +87,9 @@ class StandIn(socketserver.StreamRequestHandler):
         if command == "ACL SETUSER":
             _, _, name, _, *rules = words
             at = rules.index("-@all")
-            # The server has its own order and adds its own words.
-            users[name] = [rules[0], "sanitize-payload", *rules[1:at], "resetchannels", "-@all", *sorted(rules[at + 1 :])]
+            # The server has its own order of commands and adds words of its own.
+            commands = sorted(rules[at + 1 :])
+            users[name] = [rules[0], "sanitize-payload", *rules[1:at], "resetchannels", "-@all", *commands]
         if command == "ACL DELUSER":
             for name in words[2:]:
                 del users[name]
@@ -109,10 +109,17 @@ class Told(unittest.TestCase):
 
     def tell(self, users, *, settle=False, stack="prod", expect=0, **more):
         order = {"stack": stack, "address": "127.0.0.1", "port": self.port, "password": ADMIN}
-        order |= {"prefix": f"fleet:{stack}:", "users": {f"fleet:{stack}:{n}": u for n, u in users.items()}, "settle": settle}
+        order |= {
+            "prefix": f"fleet:{stack}:",
+            "users": {f"fleet:{stack}:{n}": u for n, u in users.items()},
+            "settle": settle,
+        }
         done = self.machine.run("redisusers.py", given=json.dumps(order | more))
         self.assertEqual(expect, done.returncode, done.stderr)
-        return done.stderr if expect else {k: [n.removeprefix(f"fleet:{stack}:") for n in v] for k, v in json.loads(done.stdout).items()}
+        if expect:
+            return done.stderr
+        report = json.loads(done.stdout)
+        return {kind: [name.removeprefix(f"fleet:{stack}:") for name in names] for kind, names in report.items()}
 
 
 class OnAnyServer:
@@ -123,7 +130,10 @@ class OnAnyServer:
         self.assertEqual({"made": ["blog", "wiki"], "changed": [], "removed": [], "unchanged": []}, self.tell(wanted))
         before = self.users()
         for settle in (False, True):
-            self.assertEqual({"made": [], "changed": [], "removed": [], "unchanged": ["blog", "wiki"]}, self.tell(wanted, settle=settle))
+            self.assertEqual(
+                {"made": [], "changed": [], "removed": [], "unchanged": ["blog", "wiki"]},
+                self.tell(wanted, settle=settle),
+            )
         self.assertEqual(before, self.users())
 
     def test_a_change_by_hand_is_put_right_and_no_other_user_is_touched(self):
@@ -194,7 +204,9 @@ class OnAStandIn(OnAnyServer, Told):
             "CONFIG REWRITE": "ERR The server is running without a config file",
         }
         said = self.tell({"wiki": user("wiki", "a")}, expect=1)
-        self.assertIn('Pulumi.prod.yaml: fleet:redis.users is "each"; allowed: each, with a server that keeps its users', said)
+        self.assertIn(
+            'Pulumi.prod.yaml: fleet:redis.users is "each"; allowed: each, with a server that keeps its users', said
+        )
         self.assertIn("without a config file", said)
         self.assertEqual({"default"}, set(self.users()))
         # Where one of the two ways is open, it is made.
@@ -260,8 +272,9 @@ class OnARealServer(OnAnyServer, Told):
         self.fail("redis-server does not start")
 
     def client(self, *login):
-        client = Client(self.port, *login)
+        client = Client(self.port)
         self.addCleanup(client.close)
+        client("AUTH", *login)
         return client
 
     def users(self):
@@ -281,7 +294,7 @@ class OnARealServer(OnAnyServer, Told):
         self.assertEqual("OK", ask("SETEX", "wiki:1", "1440", "a session"))
         self.assertEqual("a session", ask("GET", "wiki:1"))
         self.assertEqual(["1", "1"], [ask("EXISTS", "wiki:1"), ask("EXPIRE", "wiki:1", "1440")])
-        with self.assertRaisesRegex(Stopped, "NOSCRIPT"):
+        with self.assertRaisesRegex(Denied, "NOSCRIPT"):
             ask("EVALSHA", hashlib.sha1(RELEASE.encode()).hexdigest(), "1", "wiki:1_LOCK", "web1|7")
         self.assertEqual("1", ask("EVAL", RELEASE, "1", "wiki:1_LOCK", "web1|7"))
         self.assertEqual("0", ask("EVALSHA", hashlib.sha1(RELEASE.encode()).hexdigest(), "1", "wiki:1_LOCK", "web1|7"))
@@ -299,7 +312,10 @@ class OnARealServer(OnAnyServer, Told):
         ]  # fmt: skip
         ask = self.client("fleet:prod:wiki", "a")
         for words in attacks:
-            with self.subTest(words), self.assertRaisesRegex(Stopped, "NOPERM|can't (access|run)|not allowed from script"):
+            with (
+                self.subTest(words),
+                self.assertRaisesRegex(Denied, "NOPERM|can't (access|run)|not allowed from script"),
+            ):
                 ask(*words)
         # As the one user that all would share, all of it goes.
         for words in (["GET", "blog:1"], ["KEYS", "*"], ["EVAL", "return redis.call('get', 'blog:1')", "0"]):
@@ -313,7 +329,7 @@ class OnARealServer(OnAnyServer, Told):
         self.client("fleet:prod:wiki", "new")
         self.tell({"wiki": user("wiki", "new")}, settle=True)
         self.assertEqual("OK", logged_in("SET", "wiki:1", "x"))
-        with self.assertRaisesRegex(Stopped, "WRONGPASS"):
+        with self.assertRaisesRegex(Denied, "WRONGPASS"):
             self.client("fleet:prod:wiki", "old")
 
     def test_a_server_whose_default_user_is_open_in_spite_of_requirepass_is_refused(self):

@@ -24,11 +24,11 @@ afterAll(async () => {
   expect((await pulumi(["preview", "--expect-no-changes"])).code).toBe(0);
 });
 
-it("a new password for a site is in use, the old one is gone, and no request is lost", async () => {
+it("new passwords are in use, the old ones are gone, and no request is lost", async () => {
   const before = await passwords();
   expect(before).toHaveLength(1);
-  const seen = await under("--replace", "**redis-password-status");
-  process.stdout.write(`\na new password: ${JSON.stringify(seen.kinds)}, ${JSON.stringify(seen.failures)}\n`);
+  const seen = await under("--replace", "**redis-passwords");
+  process.stdout.write(`\nnew passwords: ${JSON.stringify(seen.kinds)}, ${JSON.stringify(seen.failures)}\n`);
   expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
   const after = await passwords();
   expect(after).toHaveLength(1);

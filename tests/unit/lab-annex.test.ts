@@ -1,4 +1,8 @@
+import { execFileSync } from "child_process";
 import { createHash } from "crypto";
+import * as fs from "fs";
+import * as os from "os";
+import * as path from "path";
 import { expect, test } from "vitest";
 import * as YAML from "yaml";
 import { annexSpec, annexUserData } from "../../lab/annex";
@@ -22,6 +26,7 @@ const secrets: Secrets = {
 interface UserData {
   users: { name: string; ssh_authorized_keys: string[] }[];
   write_files: { path: string; permissions: string; content: string }[];
+  runcmd: string[];
 }
 
 function parsed(): UserData {
@@ -46,6 +51,31 @@ test("Redis lets nobody in without the password, though it ignores requirepass b
   const file = parsed().write_files.find((f) => f.path.endsWith("default.acl"));
   const digest = createHash("sha256").update(secrets.redisPassword).digest("hex");
   expect(file?.content).toBe(`user default on #${digest} ~* &* +@all\n`);
+});
+
+test("Redis' users outlive new settings of the annex, and the first of them has the lab's password then", () => {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-annex-"));
+  const users = path.join(directory, "users.acl");
+  const apply = (redisPassword: string): string[] => {
+    const { write_files, runcmd } = YAML.parse(annexUserData({ ...secrets, redisPassword })) as UserData;
+    fs.writeFileSync(path.join(directory, "default.acl"), write_files.find((f) => f.path.endsWith("default.acl"))?.content ?? "");
+    const [command = ""] = runcmd.filter((line) => line.includes("users.acl"));
+    const here = command.replaceAll(/\/(etc|var\/lib)\/redis/g, directory).replace("chown redis:redis", "true");
+    execFileSync("sh", ["-ec", here]);
+    return fs.readFileSync(users, "utf8").trimEnd().split("\n");
+  };
+  try {
+    const [first] = apply("one");
+    const made = "user fleet:lab:wiki on #00 ~wiki:* -@all +get";
+    fs.writeFileSync(users, `${first}\n${made}\n`);
+    const after = apply("two");
+    expect(after).toHaveLength(2);
+    expect(after).toContain(made);
+    expect(after).not.toContain(first);
+    expect(apply("one").sort()).toEqual([first, made].sort());
+  } finally {
+    fs.rmSync(directory, { recursive: true });
+  }
 });
 
 test("the annex is given no private key", () => {

@@ -46,11 +46,10 @@ const vitest = (project: string): Suite => ({
   },
 });
 
-const unittest = (output: string): Count | undefined => {
-  const ran = /^Ran (\d+) tests? in/m.exec(output);
-  if (!ran) return undefined;
-  const bad = [...output.matchAll(/(?:failures|errors)=(\d+)/g)].reduce((sum, m) => sum + Number(m[1]), 0);
-  return { passed: Number(ran[1]) - bad, failed: bad };
+const unittest = (output: string): Count => {
+  const sum = (pattern: RegExp): number => [...output.matchAll(pattern)].reduce((all, m) => all + Number(m[1]), 0);
+  const bad = sum(/(?:failures|errors)=(\d+)/g);
+  return { passed: sum(/^Ran (\d+) tests? in/gm) - bad, failed: bad };
 };
 
 const goTest = (output: string): Count => ({
@@ -61,7 +60,7 @@ const goTest = (output: string): Count => ({
 const suites: readonly Suite[] = [
   { name: "lint", command: ["bash", "tests/lint"] },
   vitest("unit"),
-  { name: "host", command: ["python3", "-m", "unittest", "discover", "-s", "host/tests", "-t", "host"], count: unittest },
+  { name: "host", command: ["bash", "tests/host"], count: unittest },
   { name: "toolchain", command: ["bash", "toolchain/test", "-v"], count: goTest },
   { name: "vcenter", command: ["go", "test", "-C", "lab/vcenter", "-v", "./..."], count: goTest },
   vitest("preview"),

@@ -69,6 +69,7 @@ const renamed: Readonly<Record<DebianRelease, Readonly<Record<string, string>>>>
   trixie: {
     libcurl4: "libcurl4t64",
     libicu72: "libicu76",
+    libmemcached11: "libmemcached11t64",
     "libpng16-16": "libpng16-16t64",
     libssl3: "libssl3t64",
     libzip4: "libzip5",

@@ -152,9 +152,11 @@ cli
     const { fleet } = loadFleet(written);
     const rows = report(fleet, new Date(), sitesSince(fleet.sites, siteHistory(path.resolve(projectRoot, sitesDirectoryOf(written)))));
     if (options.json) return void process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
-    const head = ["PHP", "artefact", "sites", "security support", "modules that no site declares", "libraries"];
-    const table = new Table({ head, colWidths: [6, 22, 24, 24, 32, 32], wordWrap: true, style: { head: [], border: [] } });
-    table.push(...rows.map((r) => [r.php, r.artefact, sitesText(r), supportText(r), r.undeclared.join(" "), r.libraries.join(" ")]));
+    const head = ["PHP", "Debian", "artefact", "sites", "security support", "modules that no site declares", "libraries"];
+    const table = new Table({ head, colWidths: [6, 10, 22, 24, 24, 32, 32], wordWrap: true, style: { head: [], border: [] } });
+    table.push(
+      ...rows.map((r) => [r.php, r.debian, r.artefact, sitesText(r), supportText(r), r.undeclared.join(" "), r.libraries.join(" ")]),
+    );
     process.stdout.write(`${table.toString()}\n`);
   });
 

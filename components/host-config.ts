@@ -44,8 +44,11 @@ export function unwantedUnits(content: Pick<HostContent, "units">): string[] {
   return ["apache2.service", "keepalived.service", "nfs-server.service"].filter((name) => !wanted.includes(name));
 }
 
-/** Nothing is begun on a machine that is still being born; a birth that failed is told as such. */
-const waitForBirth = "sudo -n cloud-init status --wait >/dev/null || { cloud-init status --long >&2; exit 1; }";
+/**
+ * Nothing is begun on a machine that is still being born; a birth that failed is told as such. Newer cloud-inits
+ * (Debian 13) end with 2 where all was done and a warning was logged.
+ */
+const waitForBirth = "sudo -n cloud-init status --wait >/dev/null || [ $? = 2 ] || { cloud-init status --long >&2; exit 1; }";
 
 /**
  * What one VM contains, brought there by four commands: *base* (packages, programs, PHP builds),

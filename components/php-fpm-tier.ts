@@ -1,7 +1,7 @@
 import * as pulumi from "@pulumi/pulumi";
-import type { Fleet, PhpGroup } from "../config/model";
+import type { Fleet, PhpBuild, PhpGroup } from "../config/model";
 import { mountPart } from "../templates/nas/mount";
-import { fpmPart, fpmSysctls, restPart, type FpmSurroundings } from "../templates/php/fpm";
+import { buildsOn, fpmPart, fpmSysctls, restPart, type FpmSurroundings } from "../templates/php/fpm";
 import { vipPart } from "../templates/system/vip";
 import { keepApart } from "./anti-affinity";
 import type { Artefact } from "./host-config";
@@ -13,8 +13,8 @@ export interface PhpFpmTierArgs {
   group: PhpGroup;
   /** Addresses of the Apache VMs and of the PHP tier itself. */
   around: FpmSurroundings;
-  /** The group's PHP builds as archives. */
-  artefacts: readonly pulumi.Input<Artefact>[];
+  /** Archive of each PHP build by its artefact name. */
+  artefacts: Readonly<Record<string, pulumi.Input<Artefact>>>;
   /** Where the sites' files are mounted from. */
   nas: NonNullable<Fleet["config"]["nas"]>;
   /** What must be configured first: a NAS on a VM. @default nothing */
@@ -30,6 +30,7 @@ export interface PhpFpmTierArgs {
  *   wait, none is lost.
  * - a new site: one socket and one service more on each VM.
  * - hosts: adds or removes one VM.
+ * - debian of one of the hosts: that VM is drained and replaced; it gets the PHP builds of its own release.
  */
 export class PhpFpmTier extends pulumi.ComponentResource {
   readonly members: readonly Member[];
@@ -42,13 +43,13 @@ export class PhpFpmTier extends pulumi.ComponentResource {
       {
         platform,
         machines: group.machines,
-        content: ({ address }) => [
+        content: (machine) => [
           vipPart([group.vip], fpmSysctls),
           mountPart(args.nas, "rw"),
-          fpmPart(group, args.around),
-          restPart(address, group.idleSeconds),
+          fpmPart(machine, group, args.around),
+          restPart(machine.address, group.idleSeconds),
         ],
-        extras: () => ({ artefacts: args.artefacts }),
+        extras: (machine) => ({ artefacts: buildsOn(machine, group).map((build) => archiveOf(build, args.artefacts)) }),
         ...(args.after ? { after: args.after } : {}),
       },
       this,
@@ -56,4 +57,10 @@ export class PhpFpmTier extends pulumi.ComponentResource {
     keepApart(name, platform.placement.clusterId, this.members, this);
     this.registerOutputs({ hosts: group.machines.map((m) => m.name) });
   }
+}
+
+function archiveOf({ artefact }: PhpBuild, archives: PhpFpmTierArgs["artefacts"]): pulumi.Input<Artefact> {
+  const found = archives[artefact];
+  if (!found) throw new Error(`no builder compiles ${artefact}`);
+  return found;
 }

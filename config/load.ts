@@ -10,6 +10,7 @@ import {
   siteSchema,
   stackSchema,
   type DebianRelease,
+  type Hosts,
   type Secrets,
   type SiteConfig,
   type StackConfig,
@@ -92,11 +93,21 @@ function checkStack(config: Written["config"], file: string, problems: Problem[]
       draft[key] = result.data[key];
       continue;
     }
-    problems.push(...result.error.issues.flatMap((issue) => explain(issue, file, (path) => `fleet:${path}`)));
-    const again = wrapped.safeParse(withoutMistakes(value, result.error.issues));
+    const issues = result.error.issues.flatMap(meant);
+    problems.push(...issues.flatMap((issue) => explain(issue, file, (path) => `fleet:${path}`)));
+    const again = wrapped.safeParse(withoutMistakes(value, issues));
     if (again.success) draft[key] = again.data[key];
   }
   return draft as Draft;
+}
+
+/** Where one of several forms has the type of what was written, the mistakes in that form instead of "none fits". */
+function meant(issue: z.core.$ZodIssue): z.core.$ZodIssue[] {
+  if (issue.code !== "invalid_union") return [issue];
+  const forms = issue.errors.filter((each) => !each.some((i) => i.code === "invalid_type" && i.path.length === 0));
+  const [form] = forms;
+  if (!form || forms.length > 1) return [issue];
+  return form.flatMap((inner) => meant({ ...inner, path: [...issue.path, ...inner.path] }));
 }
 
 /** A copy without the values that the issues complain of. */
@@ -130,7 +141,7 @@ function checkSite(content: unknown, file: string, problems: Problem[]): SiteDra
   }
   const result = siteSchema.safeParse(content, { reportInput: true });
   if (result.success) return result.data;
-  const { issues } = result.error;
+  const issues = result.error.issues.flatMap(meant);
   problems.push(...issues.flatMap((issue) => explain(issue, file, (path) => path)));
   const drafts = siteSchema.partial();
   const rest = withoutMistakes(content, issues) as Record<string, unknown>;
@@ -219,8 +230,8 @@ interface Placed {
 
 /** Every address that the stack gives to something of its own. */
 function placedAddresses(c: Draft): Placed[] {
-  const hosts = (property: string, map: Record<string, string> | undefined): Placed[] =>
-    Object.entries(map ?? {}).map(([host, address]) => ({ property: `fleet:${property}.hosts.${host}`, address }));
+  const hosts = (property: string, map: Hosts | undefined): Placed[] =>
+    Object.entries(map ?? {}).map(([host, { address }]) => ({ property: `fleet:${property}.hosts.${host}`, address }));
   const one = (property: string, address: string | undefined): Placed[] =>
     address === undefined ? [] : [{ property: `fleet:${property}`, address }];
   return [
@@ -322,12 +333,14 @@ function checkReferences(c: Draft, file: string): Problem[] {
           remedy: `Declare the build under fleet:php.${version}.`,
         });
     });
-    if (!c.builders?.[g.debian]) {
+    const machines = tierMachines("php", group, g);
+    for (const debian of releasesOf(machines).filter((r) => !c.builders?.[r])) {
+      const names = machines.filter((m) => m.debian === debian).map((m) => m.name);
       found.push({
         file,
-        property: `fleet:builders.${g.debian}`,
+        property: `fleet:builders.${debian}`,
         allowed: "a builder VM",
-        remedy: `Group ${group} runs ${g.debian}: PHP for it is compiled on a builder of that release.`,
+        remedy: `Group ${group} has ${names.join(", ")} on ${debian}: PHP for it is compiled on a builder of that release.`,
       });
     }
   }
@@ -547,9 +560,11 @@ function machine(role: Role, tier: string, debian: DebianRelease, size: Sized, n
   return { name, role, tier, address, vcpu: size.vcpu, memoryMb: megabytes(size.memory) ?? 0, diskGb: gigabytes(size.disk), debian };
 }
 
-function tierMachines(role: Role, tier: string, size: Sized & { debian: DebianRelease; hosts: Record<string, string> }): Machine[] {
-  return Object.entries(size.hosts).map(([name, address]) => machine(role, tier, size.debian, size, name, address));
+function tierMachines(role: Role, tier: string, size: Sized & { debian: DebianRelease; hosts: Hosts }): Machine[] {
+  return Object.entries(size.hosts).map(([name, vm]) => machine(role, tier, vm.debian ?? size.debian, size, name, vm.address));
 }
+
+const releasesOf = (machines: readonly Machine[]): DebianRelease[] => [...new Set(machines.map((m) => m.debian))].sort();
 
 /** Every VM that the stack asks for. */
 function machinesOf(c: Draft): Machine[] {
@@ -592,22 +607,25 @@ function checkPatches(c: Draft, file: string, texts: Readonly<Record<string, str
 function resolve(stack: string, config: Fleet["config"], sites: readonly Site[], patches: Readonly<Record<string, string>>): Fleet {
   const machines = machinesOf(config);
   const builds = new Map<string, PhpBuild>();
-  const phpGroups: PhpGroup[] = Object.entries(config.mutualised?.php ?? {}).map(([name, g]) => ({
-    name,
-    vip: g.vip,
-    debian: g.debian,
-    machines: machines.filter((m) => m.role === "php" && m.tier === name),
-    builds: g.versions.flatMap((version) => {
-      const wanted = config.php[version];
-      if (!wanted) return [];
-      const build = resolveBuild(version, wanted, g.debian, patches);
-      const known = builds.get(`${build.debian}/${build.artefact}`) ?? build;
-      builds.set(`${build.debian}/${build.artefact}`, known);
-      return [known];
-    }),
-    sites: sites.filter((s) => s.php.group === name),
-    idleSeconds: seconds(g.idle) ?? 0,
-  }));
+  const buildOf = (version: string, debian: DebianRelease): PhpBuild[] => {
+    const wanted = config.php[version];
+    if (!wanted) return [];
+    const build = resolveBuild(version, wanted, debian, patches);
+    const known = builds.get(build.artefact) ?? build;
+    builds.set(build.artefact, known);
+    return [known];
+  };
+  const phpGroups: PhpGroup[] = Object.entries(config.mutualised?.php ?? {}).map(([name, g]) => {
+    const own = machines.filter((m) => m.role === "php" && m.tier === name);
+    return {
+      name,
+      vip: g.vip,
+      machines: own,
+      builds: releasesOf(own).flatMap((debian) => g.versions.flatMap((version) => buildOf(version, debian))),
+      sites: sites.filter((s) => s.php.group === name),
+      idleSeconds: seconds(g.idle) ?? 0,
+    };
+  });
   return {
     stack,
     config,

@@ -58,8 +58,9 @@ export interface Site extends Omit<SiteConfig, "php" | "cron"> {
 export interface PhpGroup {
   readonly name: string;
   readonly vip: string;
-  readonly debian: DebianRelease;
+  /** All of one Debian release, but while they are renewed one by one. */
   readonly machines: readonly Machine[];
+  /** Each version of the group for each release that its VMs run. */
   readonly builds: readonly PhpBuild[];
   readonly sites: readonly Site[];
   /** A site's PHP ends after this many seconds without a request. */

@@ -2,7 +2,7 @@ import { createHash } from "crypto";
 import { basename } from "path";
 import { z } from "zod";
 import type { PhpBuild } from "./model";
-import { alwaysOn, phpModules, type ModuleRecipe, type PhpModule } from "./php-modules";
+import { alwaysOn, packageOf, phpModules, type ModuleRecipe, type PhpModule } from "./php-modules";
 import type { DebianRelease, phpBuildSchema } from "./schema";
 
 /** Compiler, autoconf for phpize, and what every build links: systemd for readiness. */
@@ -70,7 +70,7 @@ export function resolveBuild(
       ...pecl.map((p) => p.name),
     ]),
     buildPackages: sorted([...toolPackages, ...recipes.flatMap((r) => [...r.build])]),
-    runPackages: sorted(["libsystemd0", ...recipes.flatMap((r) => [...r.run])]),
+    runPackages: sorted(["libsystemd0", ...recipes.flatMap((r) => [...r.run])].map((name) => packageOf(debian, name))),
   };
 }
 

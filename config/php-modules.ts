@@ -1,3 +1,5 @@
+import type { DebianRelease } from "./schema";
+
 /** How one PHP module is asked for at build time, and what it needs of Debian. */
 export interface ModuleRecipe {
   /** Options of PHP's configure; none for what is always in. */
@@ -22,8 +24,7 @@ const xmlLibrary = (option: string): ModuleRecipe => ({ options: ["--with-libxml
 
 /**
  * The modules a build may ask for. `--disable-all` comes first, so a build holds these and PHP's
- * own core and nothing else. Package names are those of Debian 12; 13 renamed a few for 64-bit
- * time and answers to both.
+ * own core and nothing else. Packages are named as in Debian 12; see {@link packageOf}.
  */
 export const phpModules = {
   bcmath: flag("--enable-bcmath"),
@@ -61,6 +62,25 @@ export const phpModules = {
   zip: library("--with-zip", ["libzip-dev"], ["libzip4"]),
   zlib: library("--with-zlib", ["zlib1g-dev"], ["zlib1g"]),
 } as const satisfies Record<string, ModuleRecipe>;
+
+/** Libraries that another release has under another name: a new ABI, or 64-bit time. Development packages keep theirs. */
+const renamed: Readonly<Record<DebianRelease, Readonly<Record<string, string>>>> = {
+  bookworm: {},
+  trixie: {
+    libcurl4: "libcurl4t64",
+    libicu72: "libicu76",
+    libmemcached11: "libmemcached11t64",
+    "libpng16-16": "libpng16-16t64",
+    libssl3: "libssl3t64",
+    libzip4: "libzip5",
+  },
+};
+
+/**
+ * Name of a package of Debian 12 in a release. Of a name that a release only provides, dpkg says for ever that it
+ * is not installed.
+ */
+export const packageOf = (debian: DebianRelease, name: string): string => renamed[debian][name] ?? name;
 
 /** Name of a module that comes with PHP. */
 export type PhpModule = keyof typeof phpModules;

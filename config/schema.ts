@@ -34,7 +34,14 @@ const vmSize = (vcpu: number, memory: string, disk = "20 GB") => ({
   disk: size.default(disk),
 });
 
-const hosts = z.record(hostName, address);
+const vm = z.strictObject({
+  address,
+  /** @default the tier's */
+  debian: release.optional(),
+});
+/** VMs of a tier by name; one that has nothing of its own but its address is written as that alone. */
+const hosts = z.record(hostName, z.union([address.transform((text): z.output<typeof vm> => ({ address: text })), vm]));
+export type Hosts = z.output<typeof hosts>;
 
 export const vsphereSchema = z.strictObject({
   /** Name or address of the vCenter, with its port where that is not 443. */

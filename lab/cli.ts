@@ -7,7 +7,7 @@ import { Command, InvalidArgumentError } from "commander";
 import Table from "cli-table3";
 import * as fleet from "./fleet";
 import { machinesDestroyed, machinesDown, machinesUp } from "./machines";
-import { labPaths, labRoot } from "./paths";
+import { committedConfig, labPaths, labRoot } from "./paths";
 import { secrets } from "./secrets";
 import { LabError, secondsSinceStart, writeAtomic } from "./shell";
 import { machines, order, type Machine } from "./vcenter";
@@ -22,9 +22,10 @@ cli
   .command("up", { isDefault: true })
   .description("start what is not running: machines, then the fleet on them")
   .option("--machines-only", "leave out the fleet")
-  .action(async (options: { machinesOnly?: boolean }) => {
-    await machinesUp();
-    if (!options.machinesOnly) await fleet.up();
+  .option("--config <file>", "another configuration of the stack than the committed one, this once", committedConfig)
+  .action(async (options: { machinesOnly?: boolean; config: string }) => {
+    await machinesUp(options.config);
+    if (!options.machinesOnly) await fleet.up(options.config);
     process.stderr.write(`lab: up after ${secondsSinceStart().toFixed(0)} s\n`);
   });
 

@@ -11,9 +11,10 @@ import { withProgram, type FleetMachine } from "../cli/stack";
 import { secretsFile } from "../config/load";
 import type { Secrets } from "../config/schema";
 import type { Facts } from "./facts";
-import { labPaths, labRoot, repoRoot } from "./paths";
+import { committedConfig, labPaths, labRoot, repoRoot } from "./paths";
 import { labNumber, relocated } from "./settings";
 import { LabError, run, step, until, writeAtomic } from "./shell";
+import { readStackFile } from "./stack-file";
 import { machines, order, removeVm, type Machine } from "./vcenter";
 
 const stackName = "lab";
@@ -59,19 +60,14 @@ function writeProject(): void {
   }
 }
 
-/** Writes the stack's configuration when the committed one or a fact has changed since. */
-async function writeStackConfig(): Promise<void> {
+/** Writes the stack's configuration when the one it is made of or a fact has changed since. */
+async function writeStackConfig(file: string): Promise<void> {
   const facts = JSON.parse(fs.readFileSync(labPaths.facts, "utf8")) as Facts;
-  const committed = relocated(fs.readFileSync(path.join(repoRoot, "Pulumi.lab.yaml"), "utf8"));
-  const document = YAML.parseDocument(committed, { merge: true });
-  if (document.errors.length > 0) {
-    throw new LabError(document.errors.map((e) => `Pulumi.lab.yaml is no YAML: ${e.message}: correct the line`).join("\n"));
-  }
-  const stamp = `# inputs ${createHash("sha256").update(committed).update(JSON.stringify(facts)).digest("hex")}`;
+  const { text, config } = readStackFile(file);
+  const stamp = `# inputs ${createHash("sha256").update(text).update(JSON.stringify(facts)).digest("hex")}`;
   if (fs.existsSync(secretsPath) && fs.existsSync(configFile) && fs.readFileSync(configFile, "utf8").includes(stamp)) return;
   await initialise();
   const { encryptionsalt } = YAML.parse(fs.readFileSync(configFile, "utf8")) as { encryptionsalt: string };
-  const { config } = document.toJS() as { config: Record<string, object> };
   const content = {
     encryptionsalt,
     config: {
@@ -175,17 +171,17 @@ class Progress {
 }
 
 /** The stack of the lab, ready for `up`, `preview` and the like. */
-async function labStack(): Promise<Stack> {
+async function labStack(config = committedConfig): Promise<Stack> {
   writeProject();
-  await writeStackConfig();
+  await writeStackConfig(config);
   removeStaleLocks(backend);
   const workspace = await LocalWorkspace.create({ workDir: projectDirectory, envVars: pulumiEnvironment() });
   return Stack.select(stackName, workspace);
 }
 
 /** `pulumi up` of the lab's stack, with progress, and the summary table at the end. */
-export async function up(): Promise<void> {
-  const stack = await labStack();
+export async function up(config: string): Promise<void> {
+  const stack = await labStack(config);
   const progress = new Progress(hostNames(YAML.parse(fs.readFileSync(configFile, "utf8"))));
   fs.rmSync(upLog, { force: true });
   await settleInterrupted(stack);

@@ -11,6 +11,8 @@ import { run, step } from "./shell";
 const rootSizeGb = 16;
 const recipe = 2;
 const overlay = path.join(__dirname, "image", "overlay");
+/** Files of one release alone, where there are any. */
+const ownOverlay = (release: string): string[] => [path.join(__dirname, "image", release)].filter((d) => fs.existsSync(d));
 
 export interface Image {
   key: string;
@@ -20,11 +22,16 @@ export interface Image {
 
 export async function image(release: string, kernel: Kernel): Promise<Image> {
   const debian = contentKey({ recipe, release, packages: packages(release) });
-  const key = contentKey({ recipe, debian, rootSizeGb, disabledUnits, maskedUnits, kernel: kernel.key, overlay: treeInputs(overlay) });
+  const own = ownOverlay(release).map(treeInputs);
+  const key = contentKey({
+    ...{ recipe, debian, rootSizeGb, disabledUnits, maskedUnits, kernel: kernel.key, overlay: treeInputs(overlay) },
+    // Left out where there is none: images of before keep their names.
+    ...(own.length > 0 ? { own } : {}),
+  });
   const directory = await cached("image", key, async (part) => {
     // The packages take most of the time and change seldom, so they are an entry of their own.
     const base = await cached("debian", debian, (basePart) => step(`packages of Debian ${release}`, () => install(basePart, release)));
-    await step(`image of Debian ${release}`, () => build(part, path.join(base, "tree"), kernel));
+    await step(`image of Debian ${release}`, () => build(part, path.join(base, "tree"), release, kernel));
   });
   return { key, directory };
 }
@@ -46,20 +53,20 @@ async function install(part: string, release: string): Promise<void> {
   );
 }
 
-async function build(part: string, base: string, kernel: Kernel): Promise<void> {
+async function build(part: string, base: string, release: string, kernel: Kernel): Promise<void> {
   const tree = path.join(part, "tree");
   const log = path.join(part, "build.log");
   await run("cp", ["-a", "--reflink=auto", base, tree], { log });
-  await settle(tree, kernel, log);
+  await settle(tree, release, kernel, log);
   const disk = path.join(part, "root.img");
   await run("truncate", ["-s", `${rootSizeGb}G`, disk]);
   await run("mke2fs", ["-q", "-t", "ext4", "-L", "root", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-d", tree, disk], { log });
 }
 
 /** From a fresh Debian to a template: nothing in it that two guests must not share. */
-async function settle(tree: string, kernel: Kernel, log: string): Promise<void> {
+async function settle(tree: string, release: string, kernel: Kernel, log: string): Promise<void> {
   const at = (...parts: string[]) => path.join(tree, ...parts);
-  await run("cp", ["-a", "--no-preserve=ownership", `${overlay}/.`, tree], { log });
+  for (const from of [overlay, ...ownOverlay(release)]) await run("cp", ["-a", "--no-preserve=ownership", `${from}/.`, tree], { log });
   fs.mkdirSync(at("usr/lib/modules"), { recursive: true });
   await run("cp", ["-a", `${kernel.modules}/.`, at("usr/lib/modules")], { log });
   for (const version of fs.readdirSync(kernel.modules)) await run("chroot", [tree, "depmod", version], { log });

@@ -10,13 +10,18 @@ import { networkDown, networkUp } from "./network";
 import { labPaths, labRoot } from "./paths";
 import { proxyDown, proxyUp } from "./proxy";
 import { secrets } from "./secrets";
-import { network, templates } from "./settings";
+import { network } from "./settings";
 import { sourcesUp } from "./sources";
 import { ask, LabError, run, step } from "./shell";
+import { readStackFile, templatesOf } from "./stack-file";
 import { vcenterDown, vcenterUp, type TemplateImage } from "./vcenter";
 
-/** Makes everything the program needs exist: run again, it repairs what is missing and leaves what works. */
-export async function machinesUp(): Promise<void> {
+/**
+ * Makes everything the program needs exist: run again, it repairs what is missing and leaves what works.
+ * `config` is the stack's configuration, whose Debian releases get an image.
+ */
+export async function machinesUp(config: string): Promise<void> {
+  const wanted = templatesOf(readStackFile(config));
   await exclusively(async () => {
     for (const directory of [labRoot, labPaths.run, labPaths.logs, labPaths.images])
       fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
@@ -28,14 +33,14 @@ export async function machinesUp(): Promise<void> {
     });
     const uml = await kernel();
     const images: TemplateImage[] = [];
-    for (const template of templates) {
+    for (const template of wanted) {
       const built = await image(template.release, uml);
       images.push({ name: template.name, guestId: template.guestId, image: await keep(built.key, built.directory) });
     }
     dropUnusedImages(images.map((i) => i.image));
     await step("vCenter", () => vcenterUp(known, uml.program, images));
     const [first] = images;
-    if (first === undefined) throw new LabError("lab/settings.ts names no template: give at least one");
+    if (first === undefined) throw new LabError(`${config}: fleet:vsphere.templates names no Debian release that the lab has an image of`);
     await annexUp(known, first.image);
     await step("sources", sourcesUp); // while the annex boots
     await step("annex", annexReady);

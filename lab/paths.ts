@@ -13,6 +13,9 @@ export const labRoot = process.env["FLEET_LAB"] ?? `/var/lib/php-fleet-lab${labN
 /** The checkout this program was started from. */
 export const repoRoot = path.resolve(__dirname, "..");
 
+/** The stack's configuration as it is committed. */
+export const committedConfig = path.join(repoRoot, "Pulumi.lab.yaml");
+
 export const labPaths = {
   run: path.join(labRoot, "run"),
   logs: path.join(labRoot, "logs"),

@@ -35,11 +35,15 @@ export const aptProxy = { address: network.outside.address, port: 3142 } as cons
 /** The machine that stands for the university's existing services; the program does not manage it. */
 export const annex = { name: "annex", address: `${net}.0.5`, mac: "00:50:56:4d:00:05", memoryMb: 640 } as const;
 
-/** Debian releases guests can be cloned of: vSphere's names beside Debian's. */
+/**
+ * Debian releases guests can be cloned of: vSphere's names beside Debian's. The lab makes those of the releases that
+ * the stack's configuration names.
+ */
 export const templates = [
   { name: "debian-12", guestId: "debian12_64Guest", release: "bookworm" },
   // The same under another name: what an operator who has built a newer template goes over to.
   { name: "debian-12-newer", guestId: "debian12_64Guest", release: "bookworm" },
+  { name: "debian-13", guestId: "debian13_64Guest", release: "trixie" },
 ] as const;
 
 /** VMs whose names match run natively: compiling in a User-Mode guest takes 3 to 12 times as long. */

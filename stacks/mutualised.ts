@@ -50,10 +50,7 @@ export function createMutualised(platform: Platform): Member[] {
     ...(fleet.config.mail ? { mail: fleet.config.mail } : {}),
   };
   const after = [...storage.ready, ...(users ? [users.nodes.made] : [])];
-  const tiers = fleet.phpGroups.map((group) => {
-    const wanted = group.builds.flatMap((b) => artefacts[b.artefact] ?? []);
-    return new PhpFpmTier(group.name, { platform, group, around, artefacts: wanted, nas, after }, inPlatform);
-  });
+  const tiers = fleet.phpGroups.map((group) => new PhpFpmTier(group.name, { platform, group, around, artefacts, nas, after }, inPlatform));
   members.push(...tiers.flatMap((tier) => tier.members));
   users?.settle(tiers);
 

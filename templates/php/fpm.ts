@@ -1,6 +1,6 @@
 import { healthPort } from "../../config/load";
 import { atLeast } from "../../config/php-builds";
-import type { Fleet, PhpBuild, PhpGroup, Site } from "../../config/model";
+import type { Fleet, Machine, PhpBuild, PhpGroup, Site } from "../../config/model";
 import type { StackConfig } from "../../config/schema";
 import type { HostContent, SecretFile } from "../content";
 import { sitesDirectory, sitesMount } from "../nas/mount";
@@ -64,11 +64,19 @@ export function restPart(address: string, seconds: number): Partial<HostContent>
   };
 }
 
-/** All sites of a group, each a service of its own; see {@link sitePart} and {@link trialPart}. Beside it, what runs their scripts. */
-export function fpmPart(group: PhpGroup, around: FpmSurroundings): Partial<HostContent> {
+/** The builds of a group that one of its VMs runs: those for its own Debian release. */
+export const buildsOn = (machine: Pick<Machine, "debian">, group: Pick<PhpGroup, "builds">): PhpBuild[] =>
+  group.builds.filter((b) => b.debian === machine.debian);
+
+/**
+ * All sites of a group on one of its VMs, each a service of its own; see {@link sitePart} and {@link trialPart}.
+ * Beside it, what runs their scripts.
+ */
+export function fpmPart(machine: Pick<Machine, "debian">, group: PhpGroup, around: FpmSurroundings): Partial<HostContent> {
+  const builds = buildsOn(machine, group);
   const buildOf = (site: Site, version: string): PhpBuild => {
-    const build = group.builds.find((b) => b.version === version);
-    if (!build) throw new Error(`group ${group.name} has no PHP ${version} for ${site.name}`);
+    const build = builds.find((b) => b.version === version);
+    if (!build) throw new Error(`group ${group.name} has no PHP ${version} of ${machine.debian} for ${site.name}`);
     return build;
   };
   const parts = group.sites.flatMap((site) => {
@@ -80,7 +88,7 @@ export function fpmPart(group: PhpGroup, around: FpmSurroundings): Partial<HostC
   });
   const users = group.sites.map((s) => `u ${siteUnit(s)} ${s.uid} "Site ${s.name}" ${sitesDirectory}/${s.name}\n`);
   return {
-    packages: [...group.builds.flatMap((b) => b.runPackages), ...(around.mail ? ["ca-certificates", "msmtp"] : [])],
+    packages: [...builds.flatMap((b) => b.runPackages), ...(around.mail ? ["ca-certificates", "msmtp"] : [])],
     files: [
       { path: "/etc/sysusers.d/fleet-sites.conf", text: `# Managed by the fleet program.\n${users.join("")}` },
       ...["phpexec.py", "cron.py"].map(programFile),

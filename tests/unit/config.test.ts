@@ -110,6 +110,46 @@ describe("each mistake names file, property, value, what is allowed and the reme
       'Pulumi.lab.yaml: fleet:mutualised.apache.hosts.web2 is "10.77.0.21"; allowed: an address of its own. fleet:mutualised.apache.hosts.web1 has it already.',
     ],
     [
+      "a host on a Debian release that there is not",
+      (c) => (c["mutualised"].php["php-a"].hosts.php2 = { address: "10.77.0.32", debian: "sid" }),
+      'Pulumi.lab.yaml: fleet:mutualised.php.php-a.hosts.php2.debian is "sid"; allowed: bookworm, trixie. Use one of these.',
+    ],
+    [
+      "a host without an address",
+      (c) => (c["mutualised"].apache.hosts.web2 = { debian: "trixie" }),
+      "Pulumi.lab.yaml: fleet:mutualised.apache.hosts.web2.address missing; allowed: a text. Add it.",
+    ],
+    [
+      "a host whose address is none",
+      (c) => (c["balancers"].hosts.lb2 = "10.77.0"),
+      'Pulumi.lab.yaml: fleet:balancers.hosts.lb2 is "10.77.0"; allowed: an IPv4 address such as 10.20.0.11. Correct the value.',
+    ],
+    [
+      "an unknown key of a host",
+      (c) => (c["mutualised"].apache.hosts.web2 = { address: "10.77.0.22", vcpu: 2 }),
+      'Pulumi.lab.yaml: fleet:mutualised.apache.hosts.web2.vcpu is "an unknown key"; allowed: only the keys in docs/configuration.md. Correct the spelling or remove it.',
+    ],
+    [
+      "a host that is neither an address nor a group of keys",
+      (c) => (c["mutualised"].apache.hosts.web2 = 22),
+      "Pulumi.lab.yaml: fleet:mutualised.apache.hosts.web2 is 22; allowed: a text, or a group of keys. Correct the value.",
+    ],
+    [
+      "an address used twice, of a host with a release of its own",
+      (c) => (c["mutualised"].apache.hosts.web2 = { address: "10.77.0.21", debian: "trixie" }),
+      'Pulumi.lab.yaml: fleet:mutualised.apache.hosts.web2 is "10.77.0.21"; allowed: an address of its own. fleet:mutualised.apache.hosts.web1 has it already.',
+    ],
+    [
+      "a host on a release without a template",
+      (c) => (c["mutualised"].apache.hosts.web2 = { address: "10.77.0.22", debian: "trixie" }),
+      "Pulumi.lab.yaml: fleet:vsphere.templates.trixie missing; allowed: the name of a template VM. web2 runs trixie: add its template.",
+    ],
+    [
+      "a PHP VM on a release without a builder",
+      (c) => (c["mutualised"].php["php-a"].hosts.php2 = { address: "10.77.0.32", debian: "trixie" }),
+      "Pulumi.lab.yaml: fleet:builders.trixie missing; allowed: a builder VM. Group php-a has php2 on trixie: PHP for it is compiled on a builder of that release.",
+    ],
+    [
       "a VIP outside the network",
       (c) => (c["mutualised"].vip = "10.78.0.100"),
       'Pulumi.lab.yaml: fleet:mutualised.vip is "10.78.0.100"; allowed: a host address of fleet:network.cidr 10.77.0.0/24. Direct routing needs one segment: choose an address there.',
@@ -242,6 +282,28 @@ describe("each mistake names file, property, value, what is allowed and the reme
   ])("%s", (_name, edit, text) => {
     expect(mistakes(edit)).toContain(text);
   });
+});
+
+it("a VM of any tier may be on another Debian release than its tier, and one that says nothing is on the tier's", () => {
+  const written = structuredClone(writtenStack("prod"));
+  const c = written.config as Parameters<Edit>[0];
+  c["vsphere"].templates.trixie = "debian-13";
+  c["builders"].trixie = { host: "build13", address: "10.20.0.16" };
+  const tiers = [c["balancers"], c["mutualised"].apache, c["mutualised"].php["php-b"], c["dedicated"].timetable];
+  const [changed, kept] = [[] as string[], [] as string[]];
+  for (const { hosts } of tiers as { hosts: Record<string, unknown> }[]) {
+    const [first = "", second = ""] = Object.keys(hosts);
+    hosts[first] = { address: hosts[first] };
+    hosts[second] = { address: hosts[second], debian: "trixie" };
+    kept.push(first);
+    changed.push(second);
+  }
+  const { machines } = loadFleet(written).fleet;
+  const on = (debian: string): string[] => machines.filter((m) => m.debian === debian).map((m) => m.name);
+  expect(on("trixie").sort()).toEqual([...changed, "build13"].sort());
+  expect(on("bookworm")).toEqual(expect.arrayContaining(kept));
+  const before = exampleFleet("prod").fleet.machines.map((m) => [m.name, m.address]);
+  expect(machines.filter((m) => m.name !== "build13").map((m) => [m.name, m.address])).toEqual(before);
 });
 
 it("a site takes an equal share of its VM where it does not say, and at most 512 MB", () => {

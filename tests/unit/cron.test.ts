@@ -39,7 +39,7 @@ function phpVm(cron: object[]): HostContent {
   const [group] = loadFleet(written).fleet.phpGroups;
   const machine = group?.machines[0];
   if (!group || !machine) throw new Error("the lab lost its PHP group");
-  const own = fpmPart(group, { apacheAddresses: [], network: { denied: ["10.77.0.0/24"], allowed: [] } });
+  const own = fpmPart(machine, group, { apacheAddresses: [], network: { denied: ["10.77.0.0/24"], allowed: [] } });
   return join(own, systemPart(machine, join(own)));
 }
 

@@ -55,7 +55,12 @@ function trialContent(): Partial<HostContent>[] {
 const contents: Record<string, readonly Partial<HostContent>[]> = {
   lb1: [keepalivedPart(machine("lb1"), directors, settings, fleet.services)],
   web1: [vipPart([mutualised.vip]), mountPart(nas, "ro"), apachePart(machine("web1"), mutualised.vip, fleet.sites, { "php-a": group.vip })],
-  php1: [vipPart([group.vip], fpmSysctls), mountPart(nas, "rw"), fpmPart(group, around), restPart("10.77.0.31", group.idleSeconds)],
+  php1: [
+    vipPart([group.vip], fpmSysctls),
+    mountPart(nas, "rw"),
+    fpmPart(machine("php1"), group, around),
+    restPart("10.77.0.31", group.idleSeconds),
+  ],
   nas1: [
     nasServerPart(fleet.sites, [
       { address: "10.77.0.21", access: "ro" },

@@ -1,6 +1,10 @@
 import { expect, test } from "vitest";
+import { packageOf, phpModules } from "../../config/php-modules";
+import { debianReleases } from "../../config/schema";
 import { parseArchives, sourcesList } from "../../lab/debian";
 import { disabledUnits, maskedUnits, packages, releases } from "../../lab/packages";
+import { committedConfig } from "../../lab/paths";
+import { readStackFile, templatesOf } from "../../lab/stack-file";
 
 test("Debian's archives are found among apt's others, by their label", () => {
   const lines = [
@@ -33,6 +37,23 @@ test("every release has its own package list, and an unknown one is refused with
   expect(packages("trixie")).toContain("libicu76");
   for (const release of releases) expect(new Set(packages(release)).size).toBe(packages(release).length);
   expect(() => packages("sid")).toThrow('no package list for Debian "sid": use one of bookworm, trixie');
+});
+
+test("the lab offers the templates of the releases that a configuration names, and bookworm's alone as committed", () => {
+  const named = (templates: Record<string, string>): string[] =>
+    templatesOf({ config: { "fleet:vsphere": { templates } } }).map((t) => t.name);
+  expect(templatesOf(readStackFile(committedConfig)).map((t) => t.name)).toEqual(["debian-12", "debian-12-newer"]);
+  expect(named({ bookworm: "debian-12", trixie: "debian-13" })).toEqual(["debian-12", "debian-12-newer", "debian-13"]);
+  expect(named({ trixie: "debian-13" })).toEqual(["debian-13"]);
+  expect(named({})).toEqual([]);
+});
+
+test("every release that a VM may run has an image, and the libraries of PHP in it have the release's names", () => {
+  expect([...releases].sort()).toEqual([...debianReleases].sort());
+  const libraries = Object.values(phpModules).flatMap((recipe) => [...recipe.run]);
+  for (const release of debianReleases) {
+    expect(packages(release)).toEqual(expect.arrayContaining(libraries.map((name) => packageOf(release, name))));
+  }
 });
 
 test("no service of a tier or of the annex starts by itself, and none of them is masked", () => {

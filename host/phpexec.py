@@ -14,6 +14,7 @@ which is how the end of an SSH session looks from here.
 from __future__ import annotations
 
 import fcntl
+import functools
 import http.client
 import json
 import os
@@ -126,8 +127,12 @@ def run(site: str, order: dict, script: str, words: list[str]) -> int:
         "systemd-run", "--pipe", "--wait", "--collect", "--quiet", "--service-type=exec", f"--unit={unit}",
         f"--description=Script of {site}", *(f"--property={each}" for each in (*order["properties"], ended)), "--", *command,
     ]  # fmt: skip
-    child = subprocess.Popen(call, start_new_session=True)  # a Ctrl-C is for us, who end it in order
+    # A Ctrl-C is for us, who end it in order; and no signal is taken while nobody knows the child yet.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    take = functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
+    child = subprocess.Popen(call, start_new_session=True, preexec_fn=take)
     try:
+        take()
         if gone(None, os.pidfd_open(child.pid)):
             say("nobody reads the output any more; the script is stopped")
             return 1

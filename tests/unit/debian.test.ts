@@ -1,3 +1,4 @@
+import { spawnSync } from "child_process";
 import * as pulumi from "@pulumi/pulumi";
 import * as vsphere from "@pulumi/vsphere";
 import { MockMonitor } from "@pulumi/pulumi/runtime/mocks";
@@ -7,6 +8,7 @@ import { buildRows, report } from "../../cli/phptools";
 import type { Artefact } from "../../components/host-config";
 import { hostKeyFromSeed } from "../../components/keys";
 import { Leaving } from "../../components/leaving";
+import { runProgram } from "../../components/programs";
 import { loadFleet } from "../../config/load";
 import type { Fleet } from "../../config/model";
 import { packageOf, phpModules } from "../../config/php-modules";
@@ -137,6 +139,7 @@ function inputOf(stdin: string): string {
 /* Mocks prove what is asked for; that a VM can install and run it is tests/soak/debian.test.ts. */
 describe("the base of a VM", () => {
   const bases: Record<string, { readonly packages: string[]; readonly artefacts: Artefact[] }> = {};
+  let command = "";
   const fleet = fleetOn([undefined, "trixie"]);
 
   beforeAll(async () => {
@@ -146,7 +149,8 @@ describe("the base of a VM", () => {
       {
         newResource: ({ name, inputs }) => {
           const [, host] = /^php-a-base-(.+)$/.exec(name) ?? [];
-          const { stdin } = inputs as { stdin?: string };
+          const { stdin, create } = inputs as { stdin?: string; create?: string };
+          if (host && create) command = create;
           if (host && stdin) bases[host] = JSON.parse(inputOf(stdin)) as (typeof bases)[string];
           return { id: `id-${name}`, state: { ...inputs, result: "-".repeat(64), hex: "00", stdout: "{}" } };
         },
@@ -186,5 +190,15 @@ describe("the base of a VM", () => {
     const own = fleet.phpBuilds.filter((b) => b.debian === debian).map((b) => b.artefact);
     expect(bases[name]?.artefacts.map((a) => a.name)).toEqual(own);
     expect(bases[name]?.packages).toContain(library);
+  });
+
+  it.each([
+    [0, "is begun"],
+    [2, "is begun: of Debian 13 that is a birth with warnings"],
+    [1, "is not begun"],
+  ])("where cloud-init ends with %i it %s", (status, what) => {
+    const script = `sudo() { return ${status}; }; ${command.replace(runProgram, "echo begun")}`;
+    const done = spawnSync("sh", ["-c", script], { encoding: "utf8" });
+    expect([done.stdout, done.status]).toEqual(what.startsWith("is begun") ? ["begun\n", 0] : ["", 1]);
   });
 });

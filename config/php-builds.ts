@@ -101,7 +101,11 @@ const signedEntry = z.looseObject({ signature: z.looseObject({ key: z.string() }
 
 /** Files of the project that one version of `fleet:php` names, as far as it is written as it should be. */
 export function buildFiles(written: unknown): string[] {
-  const found = z.looseObject({ source: z.unknown(), patches: z.array(z.unknown()).catch([]), pecl: z.record(z.string(), z.unknown()).catch({}) });
+  const found = z.looseObject({
+    source: z.unknown(),
+    patches: z.array(z.unknown()).catch([]),
+    pecl: z.record(z.string(), z.unknown()).catch({}),
+  });
   const build = found.safeParse(written).data;
   if (!build) return [];
   return [

@@ -206,7 +206,7 @@ class Building(Builder):
         redis = {"name": "redis", **self.redis, "options": ["--enable-redis-igbinary", "--enable-redis-igbinry"]}
         said = self.build(expect=1, sources={"php": self.php, "pecl": [redis]})
         self.assertIn("8.2.99-abc: unpack redis failed: redis: unrecognized options: --enable-redis-igbinry;", said)
-        self.assertNotIn("configure", said)
+        self.assertNotIn("configure ", said)
         redis["options"].pop()
         self.build(sources={"php": self.php, "pecl": [redis]})
 
@@ -228,11 +228,11 @@ class Building(Builder):
         self.assertFalse(self.build(sources=sources, tests="all")["built"])
         everything = self.build(sources=sources, tests="all", artefact="8.2.99-all")
         self.assertEqual(101, everything["tests"]["passed"])
-        self.assertEqual({"extent": "none"}, self.build(tests="none", artefact="8.2.99-none")["tests"])
+        none = self.build(sources=sources, tests="none", artefact="8.2.99-none")
+        self.assertEqual({"extent": "none"}, none["tests"])
 
     def test_a_build_of_which_no_test_passes_fails(self):
-        sources = {"php": self.php_source(**{"tests/basic/001.phpt": "SKIPPED"}), "pecl": []}
-        php = PHP.replace("redis\\\\n", "")
+        php = PHP.replace("redis\\n", "")
         fpm = FPM.replace("redis ", "")
         sources = {"php": self.php_source(**{"tests/basic/001.phpt": "SKIPPED", "php": php, "fpm": fpm})}
         said = self.build(expect=1, sources=sources, modules=["ctype", "zlib", "opcache"])
@@ -334,7 +334,7 @@ class Signed(Builder):
         ):
             said = self.build(expect=1, sources=bad, artefact="8.2.99-bad")
             self.assertIn(f"{url}.asc is no good signature of {url} by the configured key", said)
-            self.assertNotIn("configure", said)
+            self.assertNotIn("unpack", said)
         tampered = self.signed(self.php, author, "author")
         elsewhere = {**tampered["signature"], "url": f"{self.redis['url']}.asc"}
         self.build(expect=1, sources={"php": {**tampered, "signature": elsewhere}}, artefact="8.2.99-bad")

@@ -146,7 +146,11 @@ describe("PECL modules", () => {
   });
 
   it("that are unknown, or lack what they need, are refused before anything is touched", () => {
-    const right = { igbinary: archive, redis: { ...archive, options: ["--enable-redis-igbinary"] }, yaml: { ...archive, build: [], run: [] } };
+    const right = {
+      igbinary: archive,
+      redis: { ...archive, options: ["--enable-redis-igbinary"] },
+      yaml: { ...archive, build: [], run: [] },
+    };
     expect(mistakes({ pecl: right })).toEqual([]);
     const { redis } = right;
     expect(mistakes({ modules: ["zip"], pecl: { redis, rediss: archive } })).toEqual([

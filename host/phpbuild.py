@@ -461,7 +461,7 @@ def prove(prefix: str, wanted: dict) -> None:
 
 def nobody(*folders: str) -> dict:
     """An ordinary user, for subprocess; the folders become its own. PHP's tests assume one: to root, files that
-    must not be readable are."""
+    must not be readable are, and OPcache does not preload."""
     if os.geteuid() != 0:
         return {}
     who = pwd.getpwnam("nobody")
@@ -547,12 +547,15 @@ def own_tests(log: Log, prefix: str, wanted: dict, source: str, jobs: int, work:
     place = {"HOME": f"{work}/tests", "TMPDIR": f"{work}/tests", "TEST_PHP_EXECUTABLE": f"{prefix}/bin/php"}
     clean = {key: value for key, value in log.environment.items() if key in ("PATH", "LC_ALL", "TZ")}
 
+    # Tests of before 8.1 do not say that they need OPcache; those of today load what is not there yet.
+    opcache = ["-d", "zend_extension=opcache"] if glob.glob(f"{prefix}/lib/php/extensions/*/opcache.so") else []
+
     def run(tests: list[str], workers: int) -> dict[str, str]:
         asked, told = f"{work}/tests/asked", f"{work}/tests/told"
         with open(asked, "w", encoding="utf-8") as out:
             out.write("\n".join(tests) + "\n")
         argv = [f"{prefix}/bin/php", "-n", "run-tests.php", "-q", "-g", "FAIL,BORK,LEAK", "--show-diff", f"-j{workers}"]
-        log.run([*argv, "-r", asked, "-W", told], source, env={**clean, **quiet, **place}, **who)
+        log.run([*argv, *opcache, "-r", asked, "-W", told], source, env={**clean, **quiet, **place}, **who)
         return results(text_of(told), source)
 
     def bad(told: dict[str, str]) -> list[str]:

@@ -17,10 +17,12 @@ export interface PhpBuilderArgs {
 
 /**
  * The VM that compiles PHP for one Debian release. Each build is one command: pinned sources in, one
- * archive out, named by everything that decides its bytes; equal inputs are never compiled twice.
+ * archive out, named by everything that decides its bytes; equal inputs are never compiled twice. Builds
+ * of one VM go one after the other, each with all its CPUs; builders of other releases work beside it.
  *
  * ### Operations
- * - a version, module or option: one more build; what is installed elsewhere stays.
+ * - a version, module, option, flag or signature: one more build; what is installed elsewhere stays.
+ * - how much is tested: nothing, until something is built.
  */
 export class PhpBuilder extends pulumi.ComponentResource {
   readonly members: readonly Member[];
@@ -67,11 +69,16 @@ export function buildInput(build: PhpBuild, jobs: number): object {
   return {
     artefact: build.artefact,
     version: build.release,
+    debian: build.debian,
+    architecture: build.architecture,
     sources: { php: build.source, pecl: build.pecl },
     patches: build.patches,
+    environment: build.environment,
     options: build.options,
     modules: build.modules,
     packages: build.buildPackages,
+    tests: build.tests,
+    knownFailures: build.knownFailures,
     jobs,
   };
 }

@@ -1,8 +1,7 @@
-import { createHash } from "crypto";
 import { z } from "zod";
 import { inNetwork } from "./network";
 import type { Fleet, Machine, PhpBuild, PhpGroup, Role, Site, VirtualService } from "./model";
-import { resolveBuild } from "./php-builds";
+import { checkBuilds, resolveBuild } from "./php-builds";
 import { ConfigError, type Problem } from "./problems";
 import {
   secretNames,
@@ -29,7 +28,7 @@ export interface Written {
   readonly secrets: Readonly<Record<string, unknown>>;
   /** Parsed content of each site file by its path, e.g. `sites/wiki.yaml`. */
   readonly sites: Readonly<Record<string, unknown>>;
-  /** Text of each patch that exists, by its file as `fleet:php` names it. @default none */
+  /** Text of each patch and each key that exists, by its file as `fleet:php` names it. @default none */
   readonly patches?: Readonly<Record<string, string>>;
   /** Files and directories that could not be read at all. @default none */
   readonly unreadable?: readonly Problem[];
@@ -59,7 +58,7 @@ export function loadFleet(written: Written): Loaded {
   const secrets = checkSecrets(written, problems);
   const sites = Object.entries(written.sites).map(([file, content]) => ({ file, site: checkSite(content, file, problems) }));
   problems.push(...checkAddresses(draft, stackFile), ...checkReferences(draft, stackFile), ...checkSites(sites));
-  problems.push(...checkPatches(draft, stackFile, written.patches ?? {}));
+  problems.push(...checkBuilds(draft.php ?? {}, stackFile, written.patches ?? {}));
   const resolved = sites.map(({ file, site }) => resolveSite(draft, stackFile, file, site, problems));
   const accepted = resolved.filter((s) => s !== undefined);
   problems.push(...checkSessions(written, sites), ...checkMemory(draft, stackFile, accepted));
@@ -584,24 +583,6 @@ function machinesOf(c: Draft): Machine[] {
       .slice(0, moodle?.nodes)
       .flatMap((address, i) => (moodle ? [machine("moodle", "moodle", moodle.debian, moodle, `moodle${i + 1}`, address)] : [])),
   ];
-}
-
-/** A patch is there and is the one that was meant. */
-function checkPatches(c: Draft, file: string, texts: Readonly<Record<string, string>>): Problem[] {
-  const declared = Object.entries(c.php ?? {}).flatMap(([version, build]) =>
-    build.patches.map((patch, i) => ({ property: `fleet:php.${version}.patches.${i}`, ...patch, text: texts[patch.file] })),
-  );
-  return declared.flatMap(({ property, file: value, sha256, text }) => {
-    if (text === undefined) {
-      return [
-        { file, property: `${property}.file`, value, allowed: "a file of the project", remedy: "Correct the path, or add the patch." },
-      ];
-    }
-    const found = createHash("sha256").update(text).digest("hex");
-    if (found === sha256) return [];
-    const remedy = `${value} has SHA-256 ${found}: find out who changed it before you change the pin.`;
-    return [{ file, property: `${property}.sha256`, value: sha256, allowed: "the patch's own", remedy }];
-  });
 }
 
 function resolve(stack: string, config: Fleet["config"], sites: readonly Site[], patches: Readonly<Record<string, string>>): Fleet {

@@ -19,19 +19,36 @@ export interface Machine {
   readonly debian: DebianRelease;
 }
 
+/** An archive of sources. */
+export interface PinnedSource {
+  readonly url: string;
+  readonly sha256: string;
+  /** A detached OpenPGP signature of it, and the text of the keys that may have made it. */
+  readonly signature?: { readonly url: string; readonly key: string };
+}
+
 /** A PHP build: one release with its options, compiled for one Debian release. */
 export interface PhpBuild {
   /** Version as sites name it, e.g. 8.2. */
   readonly version: string;
   readonly release: string;
   readonly debian: DebianRelease;
-  /** Name of the artefact, `<release>-<hash of every input>`; installed as /opt/php/<artefact>. */
+  /** Name of the artefact, `<release>-<hash of all it is made of and by>`; installed as /opt/php/<artefact>. */
   readonly artefact: string;
-  readonly source: { readonly url: string; readonly sha256: string };
+  /** Debian's name of the processor architecture. */
+  readonly architecture: "amd64";
+  readonly source: PinnedSource;
   /** Applied to the source in this order. */
   readonly patches: readonly { readonly name: string; readonly sha256: string; readonly text: string }[];
-  readonly pecl: readonly { readonly name: string; readonly url: string; readonly sha256: string; readonly options: readonly string[] }[];
+  /** In the order in which they are built and loaded. */
+  readonly pecl: readonly (PinnedSource & { readonly name: string; readonly options: readonly string[] })[];
   readonly options: readonly string[];
+  /** Flags of the compilers and the linker. */
+  readonly environment: Readonly<Record<"CFLAGS" | "CXXFLAGS" | "LDFLAGS", string>>;
+  /** How many of PHP's own tests it must pass when it is built. */
+  readonly tests: "sample" | "all" | "none";
+  /** Tests of them that may fail. */
+  readonly knownFailures: readonly string[];
   /** What `php -m` must report, no more and no less. */
   readonly modules: readonly string[];
   readonly buildPackages: readonly string[];

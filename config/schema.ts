@@ -113,16 +113,52 @@ export const nasSchema = z.discriminatedUnion("kind", [
   }),
 ]);
 
+/** A pinned archive, and the detached OpenPGP signature of it where its authors give one. */
+const pinned = {
+  url,
+  sha256,
+  /** `url` of the signature, and the file of the project with the armoured public keys of which one must have made it. */
+  signature: z.strictObject({ url, key: z.string().min(1) }).optional(),
+};
+const flags = z.string().regex(/^\P{Cc}*$/u, { error: "one line" });
+const debianPackages = z.array(z.string().regex(/^[a-z0-9][a-z0-9.+-]+$/, { error: "a Debian package" }));
+
+/** How the compilers are called. A PHP faces the web: hardened, as Debian's own is. */
+const flagsSchema = z.strictObject({
+  /** For C and C++. */
+  cflags: flags.default("-O2 -fstack-protector-strong -fstack-clash-protection -D_FORTIFY_SOURCE=2"),
+  /** For the linker. */
+  ldflags: flags.default("-Wl,-z,relro -Wl,-z,now"),
+});
+
 export const phpBuildSchema = z.strictObject({
   /** Full upstream release, e.g. 8.2.32. */
   release: z.string().regex(/^\d+\.\d+\.\d+$/, { error: 'a full release such as "8.2.32"' }),
-  source: z.strictObject({ url, sha256 }),
+  source: z.strictObject(pinned),
   /** Files of the project, applied to the source in this order with `patch -p1`. */
   patches: z.array(z.strictObject({ file: z.string().min(1), sha256 })).default([]),
   modules: z.array(z.enum(phpModuleNames as [string, ...string[]])),
-  pecl: z.record(z.string(), z.strictObject({ url, sha256, options: z.array(z.string()).default([]) })).default({}),
+  pecl: z
+    .record(
+      z.string(),
+      z.strictObject({
+        ...pinned,
+        /** Of the module's own configure. */
+        options: z.array(z.string().startsWith("--")).default([]),
+        /** Debian packages needed to compile it, beside those that are known for it. */
+        build: debianPackages.optional(),
+        /** Debian packages needed to run it, likewise. */
+        run: debianPackages.optional(),
+      }),
+    )
+    .default({}),
   /** Further options of PHP's configure. */
   options: z.array(z.string().startsWith("--")).default([]),
+  flags: flagsSchema.default(flagsSchema.parse({})),
+  /** How many of PHP's own tests a new build must pass: 25 of each module, all of them, or none. */
+  tests: z.enum(["sample", "all", "none"]).default("sample"),
+  /** Tests that may fail, by their path in PHP's source. */
+  knownFailures: z.array(z.string().endsWith(".phpt", { error: "the path of a .phpt file in PHP's source" })).default([]),
 });
 
 export const builderSchema = z.strictObject({

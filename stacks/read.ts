@@ -4,6 +4,7 @@ import * as path from "path";
 import * as YAML from "yaml";
 import { z } from "zod";
 import { secretsFile, type Written } from "../config/load";
+import { buildFiles } from "../config/php-builds";
 import { ConfigError, type Problem } from "../config/problems";
 import { secretMistakes } from "../config/secrets";
 import { projectRoot } from "../components/programs";
@@ -35,10 +36,10 @@ export function readFiles(stack: string, config: Written["config"]): Required<Pi
   return { ...readSites(stack, sites), patches: readPatches(config["php"]) };
 }
 
-/** Texts of the patches that `fleet:php` names, as far as they exist. What is wrong with the key is the loader's to say. */
+/** Texts of the patches and keys that `fleet:php` names, as far as they exist. What is wrong with it is the loader's to say. */
 function readPatches(php: unknown): Record<string, string> {
-  const builds = z.record(z.string(), z.looseObject({ patches: z.array(z.looseObject({ file: z.string() })) }).catch({ patches: [] }));
-  const files = Object.values(builds.catch({}).parse(php)).flatMap((build) => build.patches.map((patch) => patch.file));
+  const builds = z.record(z.string(), z.unknown()).catch({}).parse(php);
+  const files = Object.values(builds).flatMap(buildFiles);
   const places = files.map((file) => [file, path.resolve(projectRoot, file)] as const).filter(([, place]) => fs.existsSync(place));
   return Object.fromEntries(places.map(([file, place]) => [file, fs.readFileSync(place, "utf8")]));
 }

@@ -35,7 +35,7 @@ async function look(vm: Vm): Promise<Look> {
     .split("\n\n")
     .map((block) => Object.fromEntries(block.split("\n").map((line) => line.split("=") as [string, string])));
   const units = blocks.map((unit) => [unit["Id"] ?? "", unit] as const).filter(([name]) => !byThemselves.test(name));
-  const sums = "cd /var/lib/fleet/current/ && find etc ! -type d -print0 | xargs -0 sha256sum";
+  const sums = "cd /var/lib/fleet/current/ && find etc -type f -print0 | xargs -0 sha256sum";
   const files = (await on(vm, `sudo sh -c '${sums}'`))
     .trim()
     .split("\n")
@@ -47,18 +47,18 @@ const lookAtAll = async (): Promise<Record<Vm, Look>> =>
   Object.fromEntries(await Promise.all(vms.map(async (vm) => [vm, await look(vm)] as const))) as Record<Vm, Look>;
 
 /** What became of a unit; empty when nothing did. */
-function fate(before: Record<string, string> = {}, after: Record<string, string> = {}): string {
+function fate(name: string, before: Record<string, string> = {}, after: Record<string, string> = {}): string {
   const [ran, runs] = [before, after].map((unit) => !["inactive", "failed", undefined].includes(unit["ActiveState"]));
   if (!ran || !runs) return ran ? "stopped" : runs ? "started" : "";
   const differs = (property: string): boolean => before[property] !== after[property];
   if (differs("InvocationID") || differs("ActiveEnterTimestampMonotonic")) return "restarted";
-  // A reload leaves the time at which a unit became active as it was.
-  return differs("StateChangeTimestampMonotonic") ? "reloaded" : "";
+  // A reload leaves the time at which a unit became active as it was. A socket changes its state with its service.
+  return differs("StateChangeTimestampMonotonic") && !name.endsWith(".socket") ? "reloaded" : "";
 }
 
 /** Touched units and files of a VM, each with what became of it. */
 function touched(before: Look, after: Look): Record<string, string> {
-  const units = Object.keys({ ...before.units, ...after.units }).map((name) => [name, fate(before.units[name], after.units[name])]);
+  const units = Object.keys({ ...before.units, ...after.units }).map((name) => [name, fate(name, before.units[name], after.units[name])]);
   const files = Object.keys({ ...before.files, ...after.files })
     .filter((path) => before.files[path] !== after.files[path])
     .map((path) => [`/${path}`, before.files[path] ? (after.files[path] ? "changed" : "removed") : "new"]);

@@ -130,6 +130,8 @@ describe("a site tries another PHP while it serves", () => {
     expect(said).toMatch(/php1: .*restart fleet-site-status.service/);
     expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
     expect(await answered()).toEqual({ build: trial, vary: "" });
-    expect(await on("php1", "ls -d /etc/fleet/php-trial/status /etc/systemd/system/fleet-trial-* 2>/dev/null || true")).toBe("");
+    expect(
+      await on("php1", "sudo find /etc/fleet/php-trial /etc/systemd/system -path '*php-trial/*' -type f -o -name 'fleet-trial-*'"),
+    ).toBe("");
   });
 });

@@ -5,6 +5,7 @@ import { describe, expect, it } from "vitest";
 import { rolloutOf } from "../../components/tier";
 import { loadFleet } from "../../config/load";
 import { ConfigError, describeProblem } from "../../config/problems";
+import { phpModuleNames } from "../../config/php-modules";
 import { readSites } from "../../stacks/read";
 import { exampleFleet, withTrial, writtenStack } from "./example";
 
@@ -183,6 +184,16 @@ describe("each mistake names file, property, value, what is allowed and the reme
       "a site naming a PHP that no group has",
       (_, s) => (s["sites/lab/wiki.yaml"].php.version = "7.4"),
       'sites/lab/wiki.yaml: php.version is "7.4"; allowed: a version that a PHP group has: php-a (8.2). Change the site or add the version to a group in Pulumi.lab.yaml.',
+    ],
+    [
+      "a misspelt module of a build",
+      (c) => c["php"]["8.2"].modules.push("mbstrnig"),
+      `Pulumi.lab.yaml: fleet:php.8.2.modules.22 is "mbstrnig"; allowed: ${phpModuleNames.join(", ")}. Use one of these.`,
+    ],
+    [
+      "a misspelt PECL module",
+      (c) => (c["php"]["8.2"].pecl.rediss = c["php"]["8.2"].pecl.redis),
+      'Pulumi.lab.yaml: fleet:php.8.2.pecl.rediss is "an unknown module"; allowed: apcu, igbinary, msgpack, memcached, redis, or another with its Debian packages in build and run. Correct the spelling, or add both, if only as [].',
     ],
     [
       "a site that needs a module no build has",

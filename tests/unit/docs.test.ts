@@ -4,8 +4,10 @@ import { describe, expect, it } from "vitest";
 import * as YAML from "yaml";
 import { z } from "zod";
 import { loadFleet } from "../../config/load";
+import { peclModuleNames } from "../../config/pecl-modules";
 import { phpModuleNames } from "../../config/php-modules";
 import { siteSchema, stackSchema } from "../../config/schema";
+import { readFiles } from "../../stacks/read";
 import { exampleSecrets, writtenStack } from "./example";
 
 const docs = path.join(__dirname, "..", "..", "docs");
@@ -41,6 +43,20 @@ describe("docs/configuration.md is true", () => {
       const config = Object.fromEntries(Object.entries(YAML.parse(example) as object).map(([k, v]: [string, unknown]) => [k.slice(6), v]));
       expect(() => loadFleet({ stack: "example", config, encrypted: [], secrets: exampleSecrets, sites: {} })).not.toThrow();
     }
+  });
+
+  it("its PHP examples load in the lab", () => {
+    const found = [...text.matchAll(/^```yaml php (\S+)\n([\s\S]*?)^```/gm)];
+    expect(found.length).toBeGreaterThan(0);
+    for (const [, version = "", example = ""] of found) {
+      const written = writtenStack("lab");
+      const config = { ...written.config, php: { ...(written.config["php"] as object), [version]: YAML.parse(example) as unknown } };
+      expect(() => loadFleet({ ...written, config, ...readFiles("lab", config) })).not.toThrow();
+    }
+  });
+
+  it("it lists the PECL modules that are known", () => {
+    expect(text).toContain(`known: ${peclModuleNames.join(", ")};`);
   });
 
   it("its site examples load in prod", () => {

@@ -69,11 +69,7 @@ export function resolveBuild(
       ...(modules.some((m) => m === "dom" || m.includes("xml") || m === "soap") ? ["libxml"] : []),
       ...pecl.map((p) => p.name),
     ]),
-    buildPackages: sorted([
-      ...toolPackages,
-      ...recipes.flatMap((r) => [...r.build]),
-      ...peclPackages(wanted, "build"),
-    ]),
+    buildPackages: sorted([...toolPackages, ...recipes.flatMap((r) => [...r.build]), ...peclPackages(wanted, "build")]),
   } as const;
   // Neither where a source comes from nor who signed it: a moved mirror compiles nothing anew.
   const inputs = {

@@ -144,8 +144,8 @@ async function outcome(vm: string): Promise<string> {
 }
 
 /**
- * Ends all that the attacker has running on a VM and waits until its temporary files are gone. FPM leaves its children
- * to end by themselves, so a stop of the service alone would leave the attack; what waits in the socket ends with it.
+ * Ends all that the attacker has running on a VM, and its temporary files with it. FPM leaves its children to end by
+ * themselves, so a stop of the service alone would leave the attack; what waits in the socket ends with it.
  */
 async function calm(vm: string): Promise<void> {
   const end = `test ! -e $group/cgroup.kill || echo 1 > $group/cgroup.kill`;
@@ -154,7 +154,6 @@ async function calm(vm: string): Promise<void> {
     end,
     `systemctl stop ${unit}.socket ${unit}.service`,
     end,
-    `for n in $(seq 120); do ls -d /tmp/systemd-private-*-${unit}.service-* > /dev/null 2>&1 || break; sleep 1; done`,
     `systemctl start ${unit}.socket`,
   ];
   await on(vm, `sudo sh -c '${all.join("; ")}'`);

@@ -52,6 +52,7 @@ interface Build {
   modules: string[];
   pecl: Record<string, { url: string; sha256: string; options?: string[] }>;
   options?: string[];
+  knownFailures?: string[];
 }
 interface Keys {
   "fleet:php": Record<string, Build>;
@@ -85,6 +86,8 @@ function stackWith(change: (keys: Keys) => void = () => undefined, wanted: reado
       keys["fleet:php"][version] = { release, source: source(new RegExp(`^php-${release}`)), modules: [...own.modules], pecl };
     }
     const old = keys["fleet:php"]["7.4"];
+    // Its certificates have expired.
+    if (old) old.knownFailures = ["ext/openssl/tests/sni_server.phpt"];
     if (old) old.patches = [{ file: patch, sha256: sha256(fs.readFileSync(path.join(root, patch))) }];
     group.versions = [...wanted];
     keys["fleet:sites"] = sitesWith(keys["fleet:sites"], wanted);
@@ -418,7 +421,7 @@ describe("three versions at the same time", () => {
 
 describe("times", () => {
   it("of one build without ccache, and with what the build of the same source left in it", async () => {
-    const request = { ...buildInput(buildFor("8.4"), 2), jobs: 2 };
+    const request = { ...buildInput(buildFor("8.4"), 2), tests: "none" };
     const none = await counted("8.4 without ccache", () => phpbuild({ ...request, artefact: measured(1), ccache: false }));
     const warm = await counted("8.4 with a warm ccache", () => phpbuild({ ...request, artefact: measured(2) }));
     expect([none.result.built, warm.result.built]).toEqual([true, true]);

@@ -163,14 +163,14 @@ cli
 /** A line from the terminal, which does not show it. */
 async function hiddenLine(prompt: string): Promise<string> {
   process.exitCode = 1; // of one who leaves instead
-  process.stderr.write(prompt);
   const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() });
   const terminal = createInterface({ input: process.stdin, output: nowhere, terminal: true });
-  terminal.once("close", () => process.stderr.write("\n"));
+  process.stderr.write(prompt); // from here on nothing is shown
   try {
-    return await terminal.question("");
+    return await terminal.question("").catch(() => ""); // Ctrl-C, Ctrl-D
   } finally {
     terminal.close();
+    process.stderr.write("\n");
   }
 }
 

@@ -44,7 +44,7 @@ export const vsphereSchema = z.strictObject({
   server: z.string(),
   /** Account of the program; its password is the secret `vspherePassword`. */
   user: z.string(),
-  /** For a vCenter whose certificate no authority has signed. */
+  /** For a vCenter whose authority this computer does not trust. */
   allowUnverifiedSsl: z.boolean().default(false),
   datacenter: z.string(),
   cluster: z.string(),

@@ -3,6 +3,8 @@ import Table from "cli-table3";
 import { spawnSync } from "child_process";
 import { Command, InvalidArgumentError } from "commander";
 import * as fs from "fs";
+import { createInterface } from "readline/promises";
+import { Writable } from "stream";
 import * as YAML from "yaml";
 import { converge } from "../components/programs";
 import type { Address } from "../components/ssh";
@@ -11,7 +13,7 @@ import { ConfigError } from "../config/problems";
 import { secretNames } from "../config/schema";
 import { askAll, type Answer } from "./ask";
 import { latest, outcome, type CronRun, type LastRun } from "./cron";
-import { addressesOf, CliError, contentOf, type FleetMachine } from "./stack";
+import { addressesOf, CliError, contentOf, stackFileOf, type FleetMachine } from "./stack";
 
 /** One difference between a VM and its live generation. */
 interface Finding {
@@ -142,23 +144,41 @@ cli
   .command("secret <name>")
   .description(`set a secret of a stack from standard input: ${secretNames.join(", ")}`)
   .requiredOption(...stackOption)
-  .action((name: string, options: { stack: string }) => {
+  .action(async (name: string, options: { stack: string }) => {
+    const file = secretsFile(options.stack);
     if (!secretNames.includes(name)) throw new CliError(`${name} is no secret of a stack; there are: ${secretNames.join(", ")}`);
-    if (process.stdin.isTTY)
-      throw new CliError(`give the secret on standard input: npm run fleet -- secret ${name} -s ${options.stack} < FILE`);
-    const input = fs.readFileSync(0);
+    const typed = process.stdin.isTTY;
+    // Of several pasted lines, the shell would get all but the first.
+    if (typed && !name.endsWith("Password"))
+      throw new CliError(`${name} has several lines: npm run fleet -- secret ${name} -s ${options.stack} < FILE`);
+    const input = typed ? await hiddenLine(`${name}: `) : fs.readFileSync(0, "utf8");
+    if (input.trim() === "") throw new CliError(`${typed ? "nothing was typed" : "standard input was empty"}: ${name} was not changed`);
     encryptAsStack(options.stack);
-    const words = ["config", "set", "--non-interactive", "--secret", "--stack", options.stack, "--config-file", secretsFile(options.stack)];
+    const words = ["config", "set", "--non-interactive", "--secret", "--stack", options.stack, "--config-file", file];
     const { status } = spawnSync("pulumi", [...words, `fleet:${name}`], { input, stdio: ["pipe", "inherit", "inherit"] });
     process.exitCode = status ?? 1;
+    if (status === 0) process.stdout.write(`${name} set in ${file}\n`);
   });
+
+/** A line from the terminal, which does not show it. */
+async function hiddenLine(prompt: string): Promise<string> {
+  process.exitCode = 1; // of one who leaves instead
+  const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() });
+  const terminal = createInterface({ input: process.stdin, output: nowhere, terminal: true });
+  process.stderr.write(prompt); // from here on nothing is shown
+  try {
+    return await terminal.question("").catch(() => ""); // Ctrl-C, Ctrl-D
+  } finally {
+    terminal.close();
+    process.stderr.write("\n");
+  }
+}
 
 /** A stack's secrets are encrypted as the stack is: with a salt of its own, a mistyped passphrase would do. */
 function encryptAsStack(stack: string): void {
   const [file, secrets] = [`Pulumi.${stack}.yaml`, secretsFile(stack)];
   if (fs.existsSync(secrets) || !fs.existsSync(file)) return;
-  const written = (YAML.parse(fs.readFileSync(file, "utf8"), { merge: true }) ?? {}) as Record<string, unknown>;
-  const { secretsprovider, encryptedkey, encryptionsalt } = written;
+  const { secretsprovider, encryptedkey, encryptionsalt } = stackFileOf(file);
   if (secretsprovider === undefined && encryptionsalt === undefined) return; // the backend encrypts
   fs.writeFileSync(secrets, YAML.stringify({ secretsprovider, encryptedkey, encryptionsalt }), { mode: 0o600 });
 }

@@ -1,5 +1,7 @@
 // What git knows of a directory of site files: every file that was ever there, and since when.
 import { spawnSync } from "child_process";
+import * as fs from "fs";
+import * as path from "path";
 import * as YAML from "yaml";
 import { z } from "zod";
 
@@ -25,20 +27,24 @@ function git(directory: string, words: readonly string[], input = ""): Buffer | 
  * be had whole: no git, no repository, a shallow clone.
  */
 export function siteHistory(directory: string): SiteHistory | undefined {
-  const shallow = git(directory, ["rev-parse", "--is-shallow-repository"])?.toString().trim();
+  // git keeps no empty directory: one whose last file was removed may be gone, and has its history all the same.
+  let at = directory;
+  while (!fs.existsSync(at)) at = path.dirname(at);
+  const within = path.relative(at, directory) || ".";
+  const shallow = git(at, ["rev-parse", "--is-shallow-repository"])?.toString().trim();
   if (shallow !== "false") return undefined;
   const shown = ["--raw", "--no-abbrev", "--no-renames", "--relative", "--format=@%cs"];
   // A merge is seen as what it brought to the branch: then the site came to be so.
-  const log = git(directory, ["-c", "core.quotePath=false", "log", "--first-parent", "-m", ...shown, "--", "."])?.toString();
+  const log = git(at, ["-c", "core.quotePath=false", "log", "--first-parent", "-m", ...shown, "--", within])?.toString();
   if (log === undefined) return undefined;
   const past: { file: string; date: string; blob: string }[] = [];
   let date = "";
   for (const line of log.split("\n")) {
     const [, blob = "", file = ""] = /^:\S+ \S+ \S+ (\S+) \w\t(.+)$/.exec(line) ?? [];
     if (line.startsWith("@")) date = line.slice(1);
-    else if (file.endsWith(".yaml")) past.push({ file, date, blob });
+    else if (file.endsWith(".yaml")) past.push({ file: path.relative(within, file), date, blob });
   }
-  const texts = blobs(directory, [...new Set(past.map((p) => p.blob))]);
+  const texts = blobs(at, [...new Set(past.map((p) => p.blob))]);
   return past.map(({ file, date, blob }) => ({ file, date, content: parsed(texts.get(blob)) }));
 }
 

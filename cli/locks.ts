@@ -10,14 +10,19 @@ interface Lock {
   readonly hostname: string;
 }
 
-/** Directory of the file backend that pulumi would use now; undefined for any other backend. */
-export function fileBackend(): string | undefined {
+/** URL of the backend that pulumi would use now; undefined where nobody has logged in. */
+export function backendUrl(): string | undefined {
   const home = process.env["PULUMI_CREDENTIALS_PATH"] ?? process.env["PULUMI_HOME"] ?? path.join(os.homedir(), ".pulumi");
   const credentials = path.join(home, "credentials.json");
   const current = fs.existsSync(credentials)
     ? (JSON.parse(fs.readFileSync(credentials, "utf8")) as { current?: string }).current
     : undefined;
-  const url = process.env["PULUMI_BACKEND_URL"] ?? current;
+  return process.env["PULUMI_BACKEND_URL"] ?? (current || undefined);
+}
+
+/** Directory of the file backend that pulumi would use now; undefined for any other backend. */
+export function fileBackend(): string | undefined {
+  const url = backendUrl();
   if (!url?.startsWith("file://")) return undefined;
   const place = url.replace(/^file:\/\/~/, `file://${os.homedir()}`);
   return place.startsWith("file:///") ? fileURLToPath(place) : path.resolve(place.slice("file://".length));

@@ -3,12 +3,12 @@
 import { spawnSync } from "child_process";
 import * as fs from "fs";
 import * as path from "path";
-import * as YAML from "yaml";
 import { projectRoot } from "../components/programs";
 import type { Address } from "../components/ssh";
 import type { Written } from "../config/load";
+import { ConfigError } from "../config/problems";
 import { secretNames } from "../config/schema";
-import { readFiles, readSecrets } from "../stacks/read";
+import { parseYaml, readFiles, readSecrets } from "../stacks/read";
 
 /** A VM as the stack's outputs describe it. */
 export interface FleetMachine {
@@ -32,11 +32,18 @@ export class CliError extends Error {}
  */
 export function committed(stack: string, configFile = path.join(projectRoot, `Pulumi.${stack}.yaml`)): Written {
   if (!fs.existsSync(configFile)) throw new CliError(`${configFile} does not exist: is ${stack} the name of a stack?`);
-  const { config } = YAML.parse(fs.readFileSync(configFile, "utf8"), { merge: true }) as { config: Record<string, unknown> };
+  const { config = {} } = stackFileOf(configFile) as { config?: Record<string, unknown> };
   const own = Object.entries(config).flatMap(([key, value]) => (key.startsWith("fleet:") ? [[key.slice(6), value] as const] : []));
   const written = Object.fromEntries(own);
   const secrets = Object.fromEntries(secretNames.map((name) => [name, "-"]));
   return { stack, config: written, encrypted: [], secrets, ...readFiles(stack, written) };
+}
+
+/** Content of a stack's file. @throws ConfigError where it is no YAML. */
+export function stackFileOf(file: string): Record<string, unknown> {
+  const { content, mistakes } = parseYaml(path.basename(file), fs.readFileSync(file, "utf8"), { merge: true });
+  if (mistakes.length > 0) throw new ConfigError(mistakes);
+  return (content ?? {}) as Record<string, unknown>;
 }
 
 /** Directory of a stack's site files, from the project's root. */

@@ -81,8 +81,14 @@ const next = (stack: string, file: string): string[] => [
   `  npm run pulumi -- preview -s ${stack} --diff`,
 ];
 
+/** A stack whose directory of sites may be missing: `create` makes it, as git keeps none that is empty. */
+function committedBeforeFirstSite({ stack, configFile }: Options): Written {
+  const written = committed(stack, configFile);
+  return { ...written, unreadable: (written.unreadable ?? []).filter((problem) => problem.property !== "fleet:sites") };
+}
+
 async function create(given: Wishes, options: Options): Promise<void> {
-  const written = committed(options.stack, options.configFile);
+  const written = committedBeforeFirstSite(options);
   const wishes = process.stdin.isTTY ? await ask(given, loadFleet(written).fleet) : given;
   const { name, host, php, group, modules = [], sessions } = wishes;
   if (!name || !host || !php) throw new CliError("a site needs a name, DNS names and a PHP version: NAME, --host and --php");
@@ -92,6 +98,7 @@ async function create(given: Wishes, options: Options): Promise<void> {
   const version = { version: php, ...(group ? { group } : {}), ...(modules.length > 0 ? { modules } : {}) };
   const site = { name, hosts: host, ...allocate(written), php: version, ...(sessions ? { sessions } : {}) };
   const { config } = loadedWith(written, file, siteText(site));
+  if (fs.mkdirSync(path.dirname(target), { recursive: true })) say(`${path.dirname(file)} is new`);
   fs.writeFileSync(target, siteText(site), { flag: "wx" });
   const ownTree = `  make ${name} on the NAS, owned by uid ${site.uid} and group 33, mode 0710`;
   say(
@@ -173,7 +180,7 @@ onStack(cli.command("check"))
   .description("check every file of the stack and of its sites; exit code 2 where there are mistakes")
   .action((options: Options) => {
     const { sites } = loadFleet(committed(options.stack, options.configFile)).fleet;
-    say(`${options.stack}: ${sites.length} sites, no mistake`);
+    say(`${options.stack}: ${sites.length} ${sites.length === 1 ? "site" : "sites"}, no mistake`);
   });
 
 onStack(cli.command("trial <site>"))

@@ -95,8 +95,8 @@ export class Host extends pulumi.ComponentResource {
       memory: machine.memoryMb,
       cpuHotAddEnabled: config.vsphere.hotAdd,
       memoryHotAddEnabled: config.vsphere.hotAdd,
-      guestId: template.apply((t) => t.guestId),
-      scsiType: template.apply((t) => t.scsiType),
+      guestId: template.guestId,
+      scsiType: template.scsiType,
       networkInterfaces: [
         {
           networkId: placement.networkId,
@@ -109,7 +109,7 @@ export class Host extends pulumi.ComponentResource {
         { label: "disk0", unitNumber: 0, size: machine.diskGb, thinProvisioned: true },
         ...(machine.dataDiskGb ? [{ label: "data", unitNumber: 1, size: machine.dataDiskGb, thinProvisioned: true }] : []),
       ],
-      clone: { templateUuid: template.apply((t) => t.id) },
+      clone: { templateUuid: template.id },
       extraConfig: {
         "guestinfo.metadata": encode(metadata(machine, config.network)),
         "guestinfo.metadata.encoding": "base64",

@@ -93,7 +93,7 @@ function checkStack(config: Written["config"], file: string, problems: Problem[]
       continue;
     }
     const issues = result.error.issues.flatMap(meant);
-    problems.push(...issues.flatMap((issue) => explain(issue, file, (path) => `fleet:${path}`)));
+    problems.push(...issues.flatMap((issue) => explain(issue, file, wrapped, (path) => `fleet:${path}`)));
     const again = wrapped.safeParse(withoutMistakes(value, issues));
     if (again.success) draft[key] = again.data[key];
   }
@@ -141,7 +141,7 @@ function checkSite(content: unknown, file: string, problems: Problem[]): SiteDra
   const result = siteSchema.safeParse(content, { reportInput: true });
   if (result.success) return result.data;
   const issues = result.error.issues.flatMap(meant);
-  problems.push(...issues.flatMap((issue) => explain(issue, file, (path) => path)));
+  problems.push(...issues.flatMap((issue) => explain(issue, file, siteSchema, (path) => path)));
   const drafts = siteSchema.partial();
   const rest = withoutMistakes(content, issues) as Record<string, unknown>;
   const again = drafts.safeParse(rest);
@@ -165,8 +165,11 @@ const kinds: Record<string, string> = {
 function checkSecrets({ stack, secrets }: Written, problems: Problem[]): Secrets | undefined {
   const result = secretsSchema.safeParse(secrets);
   if (result.success) return result.data;
-  const names = result.error.issues.flatMap((issue) => (issue.code === "unrecognized_keys" ? issue.keys : [String(issue.path[0])]));
-  problems.push(...names.map((name) => secretProblem(stack, name)));
+  for (const issue of result.error.issues) {
+    const names = issue.code === "unrecognized_keys" ? issue.keys : [String(issue.path[0])];
+    const empty = issue.code === "too_small" ? { value: "empty" } : {};
+    problems.push(...names.map((name) => ({ ...secretProblem(stack, name), ...empty })));
+  }
   return undefined;
 }
 
@@ -188,22 +191,50 @@ function checkSessions({ stack, secrets }: Written, sites: readonly { site: Site
   return wanted ? [secretProblem(stack, "redisPassword")] : [];
 }
 
-function explain(issue: z.core.$ZodIssue, file: string, name: (path: string) => string): Problem[] {
+/** The part of a JSON schema that says which keys there are. */
+interface Keyed {
+  readonly properties?: Readonly<Record<string, Keyed>>;
+  readonly additionalProperties?: Keyed | boolean;
+  readonly items?: Keyed;
+  readonly anyOf?: readonly Keyed[];
+  readonly oneOf?: readonly Keyed[];
+  readonly const?: unknown;
+}
+
+/** Keys that may be at a path; where there are several forms, those of the form that `found` is of, by its `kind`. */
+function keysAt(schema: Keyed, [step, ...rest]: readonly PropertyKey[], found: object): string[] {
+  const forms = schema.anyOf ?? schema.oneOf ?? [schema];
+  if (step === undefined) {
+    const same = (form: Keyed): boolean =>
+      Object.entries(form.properties ?? {}).every(([key, { const: value }]) => value === undefined || value === Reflect.get(found, key));
+    return [...new Set(forms.filter(same).flatMap((form) => Object.keys(form.properties ?? {})))];
+  }
+  return forms.flatMap((form) => {
+    const inner = form.properties?.[String(step)] ?? form.items ?? form.additionalProperties;
+    return typeof inner === "object" ? keysAt(inner, rest, found) : [];
+  });
+}
+
+/** What an issue that `schema` found says to an operator. */
+function explain(issue: z.core.$ZodIssue, file: string, schema: z.ZodType, name: (path: string) => string): Problem[] {
   const path = issue.path.map(String).join(".");
   const at = { file, property: name(path), ...(issue.input === undefined ? {} : { value: issue.input }) };
   switch (issue.code) {
-    case "unrecognized_keys":
-      return issue.keys.map((key) => ({
-        file,
-        property: name(path ? `${path}.${key}` : key),
-        value: "an unknown key",
-        allowed: "only the keys in docs/configuration.md",
-        remedy: "Correct the spelling or remove it.",
-      }));
-    case "invalid_type":
-      return [
-        { ...at, allowed: kinds[issue.expected] ?? issue.expected, remedy: issue.input === undefined ? "Add it." : "Correct the type." },
-      ];
+    case "unrecognized_keys": {
+      const known = z.toJSONSchema(schema, { unrepresentable: "any", io: "input" }) as Keyed;
+      const allowed = keysAt(known, issue.path, issue.input ?? {}).join(", ");
+      return issue.keys.map((key) => {
+        const property = name(path ? `${path}.${key}` : key);
+        return { file, property, value: "an unknown key", allowed, remedy: "Correct the spelling or remove it." };
+      });
+    }
+    case "invalid_type": {
+      if (issue.input === undefined) return [{ ...at, allowed: kinds[issue.expected] ?? issue.expected, remedy: "Add it." }];
+      // A schema's own words are those that do not begin as zod's do.
+      const allowed = issue.message.startsWith("Invalid input") ? (kinds[issue.expected] ?? issue.expected) : issue.message;
+      const unquoted = issue.expected === "string" && typeof issue.input === "number";
+      return [{ ...at, allowed, remedy: unquoted ? "Put it in quotes." : "Correct the type." }];
+    }
     case "invalid_value":
       return [{ ...at, allowed: issue.values.map(String).join(", "), remedy: "Use one of these." }];
     case "too_small":
@@ -211,9 +242,9 @@ function explain(issue: z.core.$ZodIssue, file: string, name: (path: string) => 
     case "too_big":
       return [{ ...at, allowed: `at most ${String(issue.maximum)}`, remedy: "Lower it." }];
     case "invalid_key":
-      return issue.issues.flatMap((inner) => explain({ ...inner, path: issue.path } as z.core.$ZodIssue, file, name));
+      return issue.issues.flatMap((inner) => explain({ ...inner, path: issue.path } as z.core.$ZodIssue, file, schema, name));
     case "invalid_union": {
-      const inner = issue.errors.flat().flatMap((each) => explain(each, file, name));
+      const inner = issue.errors.flat().flatMap((each) => explain({ ...each, path: [...issue.path, ...each.path] }, file, schema, name));
       const allowed = [...new Set(inner.map((p) => p.allowed))].join(", or ");
       return [{ ...at, allowed: allowed || issue.message, remedy: "Correct the value." }];
     }

@@ -25,7 +25,10 @@ const release = z.enum(debianReleases);
 const dnsName = z
   .string()
   .regex(/^(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/, { error: "a DNS name in lower case" });
-const phpVersion = z.string().regex(/^[5-9]\.\d$/, { error: 'a PHP version in quotes, such as "8.2"' });
+const phpVersionForm = 'a PHP version in quotes, such as "8.2"';
+const phpVersion = z
+  .string({ error: ({ input }) => (input === undefined ? undefined : phpVersionForm) })
+  .regex(/^[5-9]\.\d$/, phpVersionForm);
 
 /** Size of each VM of a tier; defaults are the documented ones of each tier. */
 const vmSize = (vcpu: number, memory: string, disk = "20 GB") => ({
@@ -48,7 +51,7 @@ export const vsphereSchema = z.strictObject({
   server: z.string(),
   /** Account of the program; its password is the secret `vspherePassword`. */
   user: z.string(),
-  /** For a vCenter whose certificate no authority has signed. */
+  /** For a vCenter whose authority this computer does not trust. */
   allowUnverifiedSsl: z.boolean().default(false),
   datacenter: z.string(),
   cluster: z.string(),
@@ -233,14 +236,15 @@ export const mailSchema = z.strictObject({
   domain: dnsName,
 });
 
+const secret = z.string().min(1);
 /** The secrets of a stack; each is set with `npm run fleet -- secret <name>`, see stacks/read.ts. */
 export const secretsSchema = z.strictObject({
-  vspherePassword: z.string(),
+  vspherePassword: secret,
   /** OpenSSH key with which the program and the tools connect to every VM. */
-  sshPrivateKey: z.string(),
-  tlsCertificate: z.string(),
-  tlsPrivateKey: z.string(),
-  redisPassword: z.string().optional(),
+  sshPrivateKey: secret,
+  tlsCertificate: secret,
+  tlsPrivateKey: secret,
+  redisPassword: secret.optional(),
 });
 export type Secrets = z.output<typeof secretsSchema>;
 /** Names of all secrets there are. */

@@ -13,7 +13,10 @@ export function secretMistakes(stack: string, secrets: Readonly<Record<string, u
     const remedy = `Set it again: npm run fleet -- secret ${name} -s ${stack} < FILE`;
     found.push({ file: secretsFile(stack), property: name, value, allowed, remedy });
   };
-  const { sshPrivateKey, tlsCertificate, tlsPrivateKey } = secrets;
+  // An empty one is the loader's to refuse.
+  const [sshPrivateKey, tlsCertificate, tlsPrivateKey] = ["sshPrivateKey", "tlsCertificate", "tlsPrivateKey"].map(
+    (n) => secrets[n] || undefined,
+  );
   if (typeof sshPrivateKey === "string" && !parsed(() => sshpk.parsePrivateKey(sshPrivateKey, "auto"))) {
     mistake("sshPrivateKey", "no key that can be read", "an OpenSSH private key without passphrase");
   }

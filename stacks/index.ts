@@ -15,67 +15,75 @@ import { createMoodle } from "./moodle";
 import { createMutualised } from "./mutualised";
 import { readConfig } from "./read";
 
-/** Reads and checks everything that was written; the operator's mistakes end the run as a plain report. */
-function load(): ReturnType<typeof loadFleet> {
-  try {
-    const config = pulumi.runtime.allConfig();
-    // Pulumi's own list of the keys that it decrypted; the SDK has no function for it.
-    const encrypted = (JSON.parse(process.env["PULUMI_CONFIG_SECRET_KEYS"] ?? "null") ?? []) as string[];
-    return loadFleet(readConfig({ stack: pulumi.getStack(), directory: pulumi.getRootDirectory(), config, encrypted }));
-  } catch (error) {
-    if (error instanceof ConfigError) throw new pulumi.RunError(error.message);
-    throw error;
-  }
+/** The operator's mistakes end the run as a plain report. */
+function plainly(error: unknown): never {
+  throw error instanceof ConfigError ? new pulumi.RunError(error.message) : error;
 }
 
-const { fleet, secrets } = load();
-const digestSeed = new random.RandomPassword("secret-digests", { length: 64, special: false });
-const redisUsers = redisAccess(fleet, secrets.redisPassword);
-const sessions = fleet.sites.map((site) => {
-  const { redis, memcached } = fleet.config;
-  const user = redisUsers?.users.find((u) => u.site === site);
-  const password = pulumi.output(user ? user.password : secrets.redisPassword);
-  const text = password.apply((p) => sessionSettings(site, { redis: redis && { ...redis, user: user?.name, password: p }, memcached }));
-  return [sessionSecret(site), pulumi.secret(text)] as const;
-});
-const tokens = fleet.sites.flatMap((site) => {
-  const { trial } = site.php;
-  return trial
-    ? [{ site, version: trial.version, token: digestSeed.result.apply((key) => trialToken(key, site.name, trial.version)) }]
-    : [];
-});
-const { server, user, allowUnverifiedSsl } = fleet.config.vsphere;
-const password = pulumi.secret(secrets.vspherePassword);
-const vcenter = new vsphere.Provider("vcenter", { vsphereServer: server, user, password, allowUnverifiedSsl });
-const platform: Platform = {
-  fleet,
-  providers: { vsphere: vcenter },
-  placement: createPlacement(fleet, vcenter),
-  leaving: new Leaving(),
-  secrets: {
-    sshPrivateKey: pulumi.secret(secrets.sshPrivateKey),
-    tlsCertificate: pulumi.secret(secrets.tlsCertificate),
-    tlsPrivateKey: pulumi.secret(secrets.tlsPrivateKey),
-    ...Object.fromEntries(sessions),
-    ...Object.fromEntries(tokens.map(({ site, token }) => [trialSecret(site), token.apply((t) => trialDefinition(site, t))])),
-  },
-  digestKey: digestSeed.result,
-  redis: redisUsers,
-};
-const members = [...createMutualised(platform), ...createDedicated(platform), ...createMoodle(platform)];
+/** Reads and checks everything that was written. */
+function load(): ReturnType<typeof loadFleet> {
+  const config = pulumi.runtime.allConfig();
+  // Pulumi's own list of the keys that it decrypted; the SDK has no function for it.
+  const encrypted = (JSON.parse(process.env["PULUMI_CONFIG_SECRET_KEYS"] ?? "null") ?? []) as string[];
+  return loadFleet(readConfig({ stack: pulumi.getStack(), directory: pulumi.getRootDirectory(), config, encrypted }));
+}
 
-/** What the other tools need to know of each VM, and how to reach it. */
-export const machines = members.map(({ host: { machine, hostKey } }) => {
-  const { name, role, tier, address, vcpu, memoryMb, debian } = machine;
-  return { name, role, tier, address, vcpu, memoryMb, debian, user: fleet.config.ssh.user, hostKey };
-});
-/** Balanced services with their addresses and ports. */
-export const services = fleet.services;
-/** DNS names of every site. */
-export const sites = fleet.sites.map((s) => ({ name: s.name, hosts: s.hosts, php: s.php.version, group: s.php.group }));
-/** PHP builds that the stack declares; `phptools retire` leaves them alone. */
-export const phpBuilds = fleet.phpBuilds.map((b) => b.artefact);
-/** What each site tries, and the URL that lets a tester in; for `vhost trial`. */
-export const trials = pulumi.secret(
-  Object.fromEntries(tokens.map(({ site, version, token }) => [site.name, { version, url: token.apply((t) => trialUrl(site, t)) }])),
-);
+/** The program; what it returns are the stack's outputs. */
+async function program(): Promise<pulumi.Inputs> {
+  const { fleet, secrets } = load();
+  const { server, user, allowUnverifiedSsl } = fleet.config.vsphere;
+  const password = pulumi.secret(secrets.vspherePassword);
+  const vcenter = new vsphere.Provider("vcenter", { vsphereServer: server, user, password, allowUnverifiedSsl });
+  // vCenter's own answers come before anything is planned: as failures of resources they would be told once for each.
+  const placement = await createPlacement(fleet, vcenter);
+  const digestSeed = new random.RandomPassword("secret-digests", { length: 64, special: false });
+  const redisUsers = redisAccess(fleet, secrets.redisPassword);
+  const sessions = fleet.sites.map((site) => {
+    const { redis, memcached } = fleet.config;
+    const user = redisUsers?.users.find((u) => u.site === site);
+    const password = pulumi.output(user ? user.password : secrets.redisPassword);
+    const text = password.apply((p) => sessionSettings(site, { redis: redis && { ...redis, user: user?.name, password: p }, memcached }));
+    return [sessionSecret(site), pulumi.secret(text)] as const;
+  });
+  const tokens = fleet.sites.flatMap((site) => {
+    const { trial } = site.php;
+    return trial
+      ? [{ site, version: trial.version, token: digestSeed.result.apply((key) => trialToken(key, site.name, trial.version)) }]
+      : [];
+  });
+  const platform: Platform = {
+    fleet,
+    providers: { vsphere: vcenter },
+    placement,
+    leaving: new Leaving(),
+    secrets: {
+      sshPrivateKey: pulumi.secret(secrets.sshPrivateKey),
+      tlsCertificate: pulumi.secret(secrets.tlsCertificate),
+      tlsPrivateKey: pulumi.secret(secrets.tlsPrivateKey),
+      ...Object.fromEntries(sessions),
+      ...Object.fromEntries(tokens.map(({ site, token }) => [trialSecret(site), token.apply((t) => trialDefinition(site, t))])),
+    },
+    digestKey: digestSeed.result,
+    redis: redisUsers,
+  };
+  const members = [...createMutualised(platform), ...createDedicated(platform), ...createMoodle(platform)];
+
+  /** What the other tools need to know of each VM, and how to reach it. */
+  const machines = members.map(({ host: { machine, hostKey } }) => {
+    const { name, role, tier, address, vcpu, memoryMb, debian } = machine;
+    return { name, role, tier, address, vcpu, memoryMb, debian, user: fleet.config.ssh.user, hostKey };
+  });
+  /** Balanced services with their addresses and ports. */
+  const services = fleet.services;
+  /** DNS names of every site. */
+  const sites = fleet.sites.map((s) => ({ name: s.name, hosts: s.hosts, php: s.php.version, group: s.php.group }));
+  /** PHP builds that the stack declares; `phptools retire` leaves them alone. */
+  const phpBuilds = fleet.phpBuilds.map((b) => b.artefact);
+  /** What each site tries, and the URL that lets a tester in; for `vhost trial`. */
+  const trials = pulumi.secret(
+    Object.fromEntries(tokens.map(({ site, version, token }) => [site.name, { version, url: token.apply((t) => trialUrl(site, t)) }])),
+  );
+  return { machines, services, sites, phpBuilds, trials };
+}
+
+export = (): Promise<pulumi.Inputs> => program().catch(plainly);

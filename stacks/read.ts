@@ -85,10 +85,8 @@ export function readSites(stack: string, directory: string): Required<Pick<Writt
   const full = path.resolve(projectRoot, directory);
   if (!fs.existsSync(full)) {
     const allowed = "a directory of site files; an empty one where there are none";
-    return {
-      sites: {},
-      unreadable: [{ file: `Pulumi.${stack}.yaml`, property: "fleet:sites", value: directory, allowed, remedy: "Correct the path." }],
-    };
+    const remedy = `Correct the path, or make it so that git keeps it: mkdir -p ${directory} && touch ${directory}/.gitkeep`;
+    return { sites: {}, unreadable: [{ file: `Pulumi.${stack}.yaml`, property: "fleet:sites", value: directory, allowed, remedy }] };
   }
   const unreadable: Problem[] = [];
   const sites: Record<string, unknown> = {};
@@ -98,12 +96,31 @@ export function readSites(stack: string, directory: string): Required<Pick<Writt
       unreadable.push({ file, property: "(whole file)", value: name, allowed: "a name that ends in .yaml", remedy: "Rename the file." });
     }
     if (!name.endsWith(".yaml")) continue;
-    const document = YAML.parseDocument(fs.readFileSync(path.join(full, name), "utf8"));
-    for (const error of document.errors) {
-      const [message = ""] = error.message.split("\n");
-      unreadable.push({ file, property: "(whole file)", value: message, allowed: "YAML", remedy: "Correct the line." });
-    }
-    if (document.errors.length === 0) sites[file] = document.toJS();
+    const { content, mistakes } = parseYaml(file, fs.readFileSync(path.join(full, name), "utf8"));
+    unreadable.push(...mistakes);
+    if (mistakes.length === 0) sites[file] = content;
   }
   return { sites, unreadable };
+}
+
+/** Content of a YAML file, or what is wrong with its lines; `file` is its name in messages. */
+export function parseYaml(
+  file: string,
+  text: string,
+  options: YAML.ParseOptions & YAML.DocumentOptions & YAML.SchemaOptions = {},
+): { readonly content?: unknown; readonly mistakes: readonly Problem[] } {
+  const document = YAML.parseDocument(text, { ...options, prettyErrors: false });
+  if (document.errors.length === 0) return { content: document.toJS(), mistakes: [] };
+  const lines = text.split("\n");
+  const mistakes = document.errors.map((error): Problem => {
+    const line = text.slice(0, error.pos[0]).split("\n").length;
+    return {
+      file,
+      property: `line ${line}`,
+      value: lines[line - 1]?.trim() ?? "",
+      allowed: `YAML (${error.message})`,
+      remedy: "Correct it, or a line before it.",
+    };
+  });
+  return { mistakes };
 }

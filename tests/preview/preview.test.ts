@@ -79,6 +79,8 @@ interface Preview {
   readonly code: number;
   readonly text: string;
   readonly steps: readonly Step[];
+  /** What an operator is told. */
+  readonly messages: readonly string[];
 }
 
 /** Previews a committed stack, with an edit of its configuration, in a backend of its own. */
@@ -124,8 +126,8 @@ function preview(stack: string, edit: (config: Record<string, unknown>) => void 
   const { status, stdout, stderr } = pulumi(["preview", "--json", "--stack", stack, "--config-file", file]);
   const text = `${String(stdout)}${String(stderr)}`;
   const start = String(stdout).indexOf("{");
-  const parsed = start < 0 ? {} : (JSON.parse(String(stdout).slice(start)) as { steps?: Step[] });
-  return { code: status ?? 1, text, steps: parsed.steps ?? [] };
+  const parsed = start < 0 ? {} : (JSON.parse(String(stdout).slice(start)) as { steps?: Step[]; diagnostics?: { message: string }[] });
+  return { code: status ?? 1, text, steps: parsed.steps ?? [], messages: (parsed.diagnostics ?? []).map((d) => d.message) };
 }
 
 /** Name, vCPU and RAM in MB of every VM that a preview would create. */
@@ -197,5 +199,35 @@ describe("mistakes end the preview before anything is planned", () => {
       expect(seen.text).toContain(part);
     }
     expect(createdVms(seen)).toEqual([]);
+  });
+});
+
+describe("what vCenter answers ends the preview in one report, once and without a stack trace", () => {
+  const vsphere = (edit: Record<string, unknown>): Preview =>
+    preview("prod", (config) => Object.assign(config["fleet:vsphere"] as object, edit));
+  const expectOnly = (seen: Preview, ...lines: string[]): void => {
+    expect(seen.code, seen.text).not.toBe(0);
+    expect(seen.messages, seen.text).toHaveLength(1);
+    const [head, ...rest] = (seen.messages[0] ?? "").trimEnd().split("\n");
+    expect(head).toBe(
+      `error: The configuration has ${lines.length === 1 ? "1 mistake" : `${lines.length} mistakes`}; nothing was touched.`,
+    );
+    expect(rest).toEqual(lines.map((line): unknown => expect.stringContaining(`  - Pulumi.prod.yaml: fleet:vsphere.${line}`)));
+    expect(createdVms(seen)).toEqual([]);
+  };
+
+  it("names that vCenter lacks are told, all of them", () => {
+    expectOnly(
+      vsphere({ cluster: "no-cluster", datastore: "no-datastore", network: "no-network", templates: { bookworm: "no-template" } }),
+      'cluster is "no-cluster"; allowed: a cluster in datacenter DC0 that administrator@vsphere.local may see. Correct the name',
+      'datastore is "no-datastore"; allowed: a datastore in datacenter DC0',
+      'network is "no-network"; allowed: a network in datacenter DC0',
+      'templates.bookworm is "no-template"; allowed: a template VM in datacenter DC0',
+    );
+  });
+
+  it("so are an account that it refuses, and a certificate that cannot be verified", () => {
+    expectOnly(vsphere({ user: "nobody@vsphere.local" }), 'user is "nobody@vsphere.local"; allowed: an account');
+    expectOnly(vsphere({ allowUnverifiedSsl: false }), `server is "${server}"; allowed: a vCenter whose certificate`);
   });
 });

@@ -89,7 +89,7 @@ beforeAll(async () => {
   const platform: Platform = {
     fleet,
     providers: { vsphere: vcenter },
-    placement: createPlacement(fleet, vcenter),
+    placement: await createPlacement(fleet, vcenter),
     leaving: new Leaving(),
     secrets: {
       ...exampleSecrets,

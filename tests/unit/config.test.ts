@@ -98,7 +98,32 @@ describe("each mistake names file, property, value, what is allowed and the reme
     [
       "an unknown key inside",
       (c) => (c["mutualised"].apache.ram = "4 GB"),
-      'Pulumi.lab.yaml: fleet:mutualised.apache.ram is "an unknown key"; allowed: only the keys in docs/configuration.md. Correct the spelling or remove it.',
+      'Pulumi.lab.yaml: fleet:mutualised.apache.ram is "an unknown key"; allowed: vcpu, memory, disk, debian, hosts. Correct the spelling or remove it.',
+    ],
+    [
+      "an unknown key of one kind of NAS",
+      (c) => (c["nas"].snapshotDirectory = ".snapshot"),
+      'Pulumi.lab.yaml: fleet:nas.snapshotDirectory is "an unknown key"; allowed: kind, vcpu, memory, disk, debian, host, address, dataDisk, dataDevice. Correct the spelling or remove it.',
+    ],
+    [
+      "an unknown key in a list",
+      (_, s) => (s["sites/lab/wiki.yaml"].cron = [{ name: "tidy", at: "hourly", script: "bin/indexer.php", user: "root" }]),
+      'sites/lab/wiki.yaml: cron.0.user is "an unknown key"; allowed: name, at, script, args, timeout. Correct the spelling or remove it.',
+    ],
+    [
+      "a version that YAML reads as a number",
+      (_, s) => (s["sites/lab/wiki.yaml"].php.version = 8.2),
+      'sites/lab/wiki.yaml: php.version is 8.2; allowed: a PHP version in quotes, such as "8.2". Put it in quotes.',
+    ],
+    [
+      "a version that is missing",
+      (_, s) => Reflect.deleteProperty(s["sites/lab/wiki.yaml"].php, "version"),
+      "sites/lab/wiki.yaml: php.version missing; allowed: a text. Add it.",
+    ],
+    [
+      "an empty secret",
+      (_c, _s, secrets) => (secrets["vspherePassword"] = ""),
+      'Pulumi.lab.secrets.yaml: vspherePassword is "empty"; allowed: a secret text. Set it with: npm run fleet -- secret vspherePassword -s lab < FILE',
     ],
     [
       "a bad unit",
@@ -431,20 +456,30 @@ describe("a site file that is not read as it is written is a mistake, and hides 
     [
       "no directory",
       (d: string) => fs.rmSync(d, { recursive: true }),
-      'Pulumi.lab.yaml: fleet:sites is "sites"; allowed: a directory of site files',
+      'Pulumi.lab.yaml: fleet:sites is "sites"; allowed: a directory of site files; an empty one where there are none. Correct the path, or make it so that git keeps it: mkdir -p sites && touch sites/.gitkeep',
     ],
     [
       "another ending",
       (d: string) => fs.renameSync(`${d}/wiki.yaml`, `${d}/wiki.yml`),
       'sites/wiki.yml: (whole file) is "wiki.yml"; allowed: a name that ends in .yaml',
     ],
-    ["no YAML", (d: string) => fs.writeFileSync(`${d}/wiki.yaml`, "a: [\n"), "sites/wiki.yaml: (whole file) is "],
+    [
+      "no YAML",
+      (d: string) => fs.writeFileSync(`${d}/wiki.yaml`, "name: wiki\nhosts: [wiki.lab.test\nuid: 20001\n"),
+      'sites/wiki.yaml: line 3 is "uid: 20001"; allowed: YAML (',
+    ],
   ])("%s", (_, change, text) => {
     const said = written(change);
     expect(said).toContain("2 mistakes");
     expect(said).toContain(text);
     expect(said).toContain("fleet:unknown");
   });
+});
+
+it("a directory that git keeps without a site has none, and that is no mistake", () => {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "sites-"));
+  fs.writeFileSync(path.join(directory, ".gitkeep"), "");
+  expect(readSites("lab", directory)).toEqual({ sites: {}, unreadable: [] });
 });
 
 it("no report shows a secret, whatever is wrong with it", () => {

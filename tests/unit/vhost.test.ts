@@ -132,6 +132,16 @@ describe("git knows what was", () => {
     ]);
   });
 
+  it("the same of a directory that went with its last file", () => {
+    const gone = path.join(scratch, "gone");
+    git(scratch, "clone", `file://${repository}`, gone);
+    const sites = path.join(gone, "sites");
+    const whole = siteHistory(sites);
+    fs.rmSync(sites, { recursive: true });
+    expect(siteHistory(sites)).toEqual(whole);
+    expect(whole?.map((p) => p.file)).toContain("wiki.yaml");
+  });
+
   it("since when a site is on its PHP: when the change came to the branch, whatever was edited after", () => {
     expect(sitesSince([wiki, blog], siteHistory(directory))).toEqual({ wiki: "2026-03-09", blog: "2026-03-01" });
   });
@@ -181,6 +191,29 @@ describe("the vhost tool", () => {
     });
     expect(await vhost(...words)).toMatchObject({ code: 1, said: expect.stringContaining("shop.yaml exists") as string });
     expect((await vhost("check")).said).toContain("lab: 4 sites, no mistake");
+  });
+
+  it(
+    "makes the directory with the first site, and no other command takes a missing one for an empty one",
+    { timeout: 60_000 },
+    async () => {
+      fs.rmSync(directory, { recursive: true });
+      const words = ["create", "shop", "--host", "shop.lab.test", "--php", "8.4"];
+      expect(await vhost("check")).toMatchObject({ code: 2, said: expect.stringContaining("mkdir -p") as string });
+      expect((await vhost(...words, "--modules", "nonsense")).code).toBe(2);
+      expect(fs.existsSync(directory)).toBe(false);
+      expect(await vhost(...words)).toMatchObject({
+        code: 0,
+        said: expect.stringMatching(/sites is new\n.*shop.yaml: uid 20000/) as string,
+      });
+      expect(await vhost("check")).toMatchObject({ code: 0, said: "lab: 1 site, no mistake\n" });
+    },
+  );
+
+  it("tells a stack's file that is no YAML by its line", { timeout: 60_000 }, async () => {
+    fs.writeFileSync(stack, "config:\n  fleet:sites: sites\n fleet:ssh: {}\n");
+    const { code, said } = await vhost("check");
+    expect([code, said]).toEqual([2, expect.stringContaining('stack.yaml: line 3 is "fleet:ssh: {}"; allowed: YAML (')]);
   });
 
   it("tells all mistakes of a new site together and writes nothing", { timeout: 60_000 }, async () => {

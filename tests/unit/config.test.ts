@@ -153,7 +153,7 @@ describe("each mistake names file, property, value, what is allowed and the reme
     [
       "an unknown key of a host",
       (c) => (c["mutualised"].apache.hosts.web2 = { address: "10.77.0.22", vcpu: 2 }),
-      'Pulumi.lab.yaml: fleet:mutualised.apache.hosts.web2.vcpu is "an unknown key"; allowed: only the keys in docs/configuration.md. Correct the spelling or remove it.',
+      'Pulumi.lab.yaml: fleet:mutualised.apache.hosts.web2.vcpu is "an unknown key"; allowed: address, debian. Correct the spelling or remove it.',
     ],
     [
       "a host that is neither an address nor a group of keys",

@@ -169,7 +169,7 @@ describe("the base of a VM", () => {
     const platform = {
       fleet,
       providers: { vsphere: vcenter },
-      placement: createPlacement(fleet, vcenter),
+      placement: await createPlacement(fleet, vcenter),
       leaving: new Leaving(),
       secrets: {
         ...exampleSecrets,

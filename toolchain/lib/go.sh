@@ -82,11 +82,18 @@ module_sources() {
 # The build's options are part of every key.
 GO_RECIPE='CGO_ENABLED=0 -trimpath -ldflags=-s -w'
 
+# What a program here is compiled with, tests too, so that nothing is compiled a
+# second time. Debug information would be stripped at the end.
+GO_FLAGS='-trimpath -gcflags=all=-dwarf=false'
+
+# A compiler that seldom collects its garbage takes a quarter less time.
+GO_GARBAGE=400
+
 # go_build MODULE OUTPUT PACKAGE [VARIABLE=TEXT]: VARIABLE is set by the linker.
 go_build() {
   local flags='-s -w'
   if (($# > 3)); then flags+=" -X $4"; fi
-  (cd "$1" && GOWORK=off CGO_ENABLED=0 "$go" build -buildvcs=false -trimpath -ldflags="$flags" -o "$2" "$3")
+  (cd "$1" && GOWORK=off CGO_ENABLED=0 GOFLAGS="${GOFLAGS:+$GOFLAGS }$GO_FLAGS" GOGC="$GO_GARBAGE" "$go" build -buildvcs=false -ldflags="$flags" -o "$2" "$3")
 }
 
 # The lab's vCenter is a Go module of its own beside the lab.

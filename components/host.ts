@@ -8,6 +8,7 @@ import { metadata, userData } from "./birth";
 import { birthOf, type Leaving } from "./leaving";
 import { hostKeyFromSeed, publicKeyOf } from "./keys";
 import type { Placement } from "./placement";
+import { seedOf } from "./seed";
 import type { Address } from "./ssh";
 
 /** Changes the arguments of a child before it is created. */
@@ -68,7 +69,7 @@ export class Host extends pulumi.ComponentResource {
 
     // Not RandomBytes: its value is its ID too, and IDs are never encrypted in the state.
     const seed = new random.RandomPassword(`${tier}-key-${machine.name}`, { length: 64, special: false }, child);
-    const key = seed.result.apply((s) => hostKeyFromSeed(s, machine.name));
+    const key = seedOf(seed).apply((s) => hostKeyFromSeed(s, machine.name));
     const encode = (text: pulumi.Input<string>): pulumi.Output<string> =>
       pulumi.output(text).apply((t) => Buffer.from(t).toString("base64"));
     const cloudInit = pulumi

@@ -51,7 +51,8 @@ export class PhpBuilder extends pulumi.ComponentResource {
           parent: this,
           dependsOn: [builder.config.nodes.gate],
           hideDiffs: ["connection"],
-          customTimeouts: { create: "60m", update: "60m" },
+          // The builds of a VM wait for each other.
+          customTimeouts: { create: `${60 * builds.length}m`, update: `${60 * builds.length}m` },
         },
       );
       artefacts[build.artefact] = compiled.stdout.apply((line) => {

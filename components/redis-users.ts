@@ -8,6 +8,7 @@ import { hostProgram } from "../templates/programs";
 import type { Host } from "./host";
 import { redisPassword } from "./keys";
 import { runProgram, withProgram } from "./programs";
+import { seedOf } from "./seed";
 
 /** A site's own user on the Redis server. */
 export interface RedisUser {
@@ -30,10 +31,10 @@ export interface RedisAccess {
  */
 export function redisAccess(fleet: Fleet, password: string | undefined): RedisAccess | undefined {
   if (fleet.config.redis?.users !== "each" || password === undefined) return undefined;
-  const seed = new random.RandomPassword("redis-passwords", { length: 64, special: false });
+  const seed = seedOf(new random.RandomPassword("redis-passwords", { length: 64, special: false }));
   const users = fleet.sites
     .filter((site) => site.sessions === "redis")
-    .map((site) => ({ site, name: redisUser(fleet, site), password: seed.result.apply((s) => redisPassword(s, site.name)) }));
+    .map((site) => ({ site, name: redisUser(fleet, site), password: seed.apply((s) => redisPassword(s, site.name)) }));
   return { password: pulumi.secret(password), users };
 }
 

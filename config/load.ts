@@ -477,6 +477,7 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
     const allowed = `less than the site's memory, of which it is a part: ${memoryMb} MB`;
     problems.push({ file, property: "php.tmp", value: site.php.tmp, allowed, remedy: "Lower it, or raise php.memory." });
   }
+  problems.push(...checkUploads(file, site, tmpMb));
   if (site.sessions === "redis" && !c.redis) {
     problems.push({
       file,
@@ -511,6 +512,18 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
   // Without a problem the site was accepted whole.
   const cron = (site.cron ?? []).map(({ timeout, ...entry }) => ({ ...entry, timeoutSeconds: Math.ceil(seconds(timeout) ?? 0) }));
   return { ...(site as SiteConfig), php: { ...site.php, group: first[0] }, memoryMb, tmpMb, cron };
+}
+
+/** What a visitor may send arrives in the site's /tmp. */
+function checkUploads(file: string, site: SiteDraft, tmpMb: number): Problem[] {
+  const megabyte = { "": 1 / 2 ** 20, K: 1 / 1024, M: 1, G: 1024 };
+  return ["upload_max_filesize", "post_max_size"].flatMap((name) => {
+    const value = site.php?.ini[name];
+    const [, amount, unit = ""] = /^(\d+)([KMG]?)$/i.exec(String(value)) ?? [];
+    if (Number(amount ?? 0) * megabyte[unit.toUpperCase() as keyof typeof megabyte] <= tmpMb) return [];
+    const allowed = `at most ${tmpMb}M: uploads arrive in the site's /tmp, which has ${tmpMb} MB`;
+    return [{ file, property: `php.ini.${name}`, value, allowed, remedy: "Lower it, or raise php.tmp." }];
+  });
 }
 
 /** A build that a site runs on has the modules that its code and its sessions need. */

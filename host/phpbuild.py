@@ -132,13 +132,13 @@ def recipe(wanted: dict) -> dict:
 
 
 def identity(made_of: dict) -> dict:
-    """A recipe without where its sources come from and who signed them: a moved mirror compiles nothing anew."""
+    """A recipe without where its sources come from, who signed them and what patches are called: as its name is made."""
 
     def bare(item: dict) -> dict:
         return {key: value for key, value in item.items() if key not in ("url", "signature")}
 
-    sources = made_of["sources"]
-    return {**made_of, "sources": {"php": bare(sources["php"]), "pecl": [bare(item) for item in sources.get("pecl", [])]}}
+    sources, patches = made_of["sources"], [patch["sha256"] for patch in made_of.get("patches", [])]
+    return {**made_of, "patches": patches, "sources": {"php": bare(sources["php"]), "pecl": [bare(item) for item in sources.get("pecl", [])]}}
 
 
 def public_keys(armoured: str) -> bytes:
@@ -729,7 +729,11 @@ def bring(wanted: dict) -> dict:
     os.makedirs(STORE, exist_ok=True)
     os.makedirs(RUN, exist_ok=True)
     with open(f"{RUN}/phpbuild.lock", "w", encoding="utf-8") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)  # whoever comes second finds the artefact ready
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{wanted['artefact']} waits for another build")
+            fcntl.flock(turn, fcntl.LOCK_EX)  # whoever comes second finds the artefact ready
         known = stored(wanted)
         built = known is None
         if known is None:

@@ -49,7 +49,9 @@ def stopped(units: set[str]) -> set[str]:
     if not order:
         return set()
     call = ["systemctl", "show", "--property=ActiveState", "--", *order]  # of one that is gone too, which is inactive
-    said = subprocess.run(call, capture_output=True, text=True, check=True).stdout.split()
+    said = subprocess.run(call, capture_output=True, text=True, check=False).stdout.split()
+    if len(said) != len(order):
+        return set()  # no answer is no leave to end anything
     return {unit for unit, state in zip(order, said, strict=True) if state in ("ActiveState=inactive", "ActiveState=failed")}
 
 
@@ -62,6 +64,8 @@ def end_left_over(now: float) -> None:
         seen = {}
     seen = {unit: seen.get(unit, now) for unit in stopped(peopled())}
     for unit in sorted(unit for unit, since in seen.items() if now - since >= LEFT_SECONDS):
+        if not stopped({unit}):
+            continue  # a request has just started it
         print(f"ended what {unit} left behind", flush=True)
         try:
             with open(f"{GROUPS}/{unit}/cgroup.kill", "w", encoding="ascii") as order:

@@ -33,7 +33,7 @@ UNITS = [f"{ROOT}{place}/systemd/{kind}" for place, kind in (
 LOCKS = {"converge.lock": "a change of this machine", "phpbuild.lock": "a build"}
 MARKER = ".fleet-artefact"  # base's: this directory is a whole build
 RETIRED = ".retired"  # a build on its way out is .<name>.retired
-STORED = re.compile(r"(.+-[0-9a-f]+)\.(tar\.zst|json|log|.+)")
+STORED = re.compile(r"(.+-[0-9a-f]+)\..+")
 
 
 class Refused(Exception):

@@ -5,6 +5,7 @@ import { createPlacement } from "../components/placement";
 import { Leaving } from "../components/leaving";
 import { trialToken } from "../components/keys";
 import { redisAccess } from "../components/redis-users";
+import { seedOf } from "../components/seed";
 import type { Platform } from "../components/tier";
 import { loadFleet } from "../config/load";
 import { ConfigError } from "../config/problems";
@@ -36,7 +37,7 @@ async function program(): Promise<pulumi.Inputs> {
   const vcenter = new vsphere.Provider("vcenter", { vsphereServer: server, user, password, allowUnverifiedSsl });
   // vCenter's own answers come before anything is planned: as failures of resources they would be told once for each.
   const placement = await createPlacement(fleet, vcenter);
-  const digestSeed = new random.RandomPassword("secret-digests", { length: 64, special: false });
+  const digestKey = seedOf(new random.RandomPassword("secret-digests", { length: 64, special: false }));
   const redisUsers = redisAccess(fleet, secrets.redisPassword);
   const sessions = fleet.sites.map((site) => {
     const { redis, memcached } = fleet.config;
@@ -47,9 +48,7 @@ async function program(): Promise<pulumi.Inputs> {
   });
   const tokens = fleet.sites.flatMap((site) => {
     const { trial } = site.php;
-    return trial
-      ? [{ site, version: trial.version, token: digestSeed.result.apply((key) => trialToken(key, site.name, trial.version)) }]
-      : [];
+    return trial ? [{ site, version: trial.version, token: digestKey.apply((key) => trialToken(key, site.name, trial.version)) }] : [];
   });
   const platform: Platform = {
     fleet,
@@ -63,7 +62,7 @@ async function program(): Promise<pulumi.Inputs> {
       ...Object.fromEntries(sessions),
       ...Object.fromEntries(tokens.map(({ site, token }) => [trialSecret(site), token.apply((t) => trialDefinition(site, t))])),
     },
-    digestKey: digestSeed.result,
+    digestKey,
     redis: redisUsers,
   };
   const members = [...createMutualised(platform), ...createDedicated(platform), ...createMoodle(platform)];

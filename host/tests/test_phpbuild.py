@@ -148,11 +148,15 @@ class Building(Builder):
         rebuilt = self.build()
         self.assertEqual((True, first["sha256"]), (rebuilt["built"], rebuilt["sha256"]))
 
-    def test_a_moved_mirror_compiles_nothing_anew(self):
+    def test_a_moved_mirror_and_a_renamed_patch_compile_nothing_anew(self):
         self.build()
         sources = self.request()["sources"]
         moved = {**sources, "php": {**self.php, "url": "http://gone.test/php.tar.gz"}}
         self.assertFalse(self.build(sources=moved)["built"])
+        patch = "--- a/word\n+++ b/word\n@@ -1 +1 @@\n-one\n+two\n"
+        patches = [{"name": "a.patch", "sha256": hashlib.sha256(patch.encode()).hexdigest(), "text": patch}]
+        self.assertTrue(self.build(patches=patches)["built"])
+        self.assertFalse(self.build(patches=[{**patches[0], "name": "b.patch"}])["built"])
         another = {**sources, "php": {**self.php, "sha256": "0" * 64}}
         self.assertIn("expected 0000", self.build(expect=1, sources=another))
 

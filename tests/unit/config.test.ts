@@ -291,6 +291,11 @@ describe("each mistake names file, property, value, what is allowed and the reme
       'sites/lab/blog.yaml: php.tmp is "1 GB"; allowed: less than the site\'s memory, of which it is a part: 384 MB. Lower it, or raise php.memory.',
     ],
     [
+      "uploads that the site's /tmp cannot take",
+      (_, s) => Object.assign(s["sites/lab/blog.yaml"].php, { ini: { upload_max_filesize: "128M", post_max_size: "129M" } }),
+      'sites/lab/blog.yaml: php.ini.post_max_size is "129M"; allowed: at most 128M: uploads arrive in the site\'s /tmp, which has 128 MB. Lower it, or raise php.tmp.',
+    ],
+    [
       "a variable that decides which php.ini is read",
       (_, s) => (s["sites/lab/wiki.yaml"].php.environment = { PHPRC: "/tmp" }),
       'sites/lab/wiki.yaml: php.environment.PHPRC is "PHPRC"; allowed: a name other than PATH, TMPDIR, LD_*, PHP*, FPM_*, FLEET_*. Correct the value.',

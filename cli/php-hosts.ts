@@ -1,5 +1,6 @@
 // PHP builds as the machines have them: compared with their archives, brought to them, removed from them.
 import type { Fleet } from "../config/model";
+import { buildsOn } from "../config/php-builds";
 import type { Answer } from "./ask";
 import type { FleetMachine } from "./stack";
 
@@ -30,9 +31,9 @@ interface RetiredBuild {
 }
 
 /** Builds that the stack declares for a machine: a builder makes those of its Debian release, a VM has those of its group too. */
-export function declaredOn({ phpBuilds, phpGroups }: Fleet, { role, tier, debian }: FleetMachine): string[] {
-  const builds = role === "builder" ? phpBuilds : (phpGroups.find((g) => g.name === tier)?.builds ?? []);
-  return builds.filter((b) => b.debian === debian).map((b) => b.artefact);
+export function declaredOn({ phpBuilds, phpGroups }: Fleet, machine: FleetMachine): string[] {
+  const builds = machine.role === "builder" ? phpBuilds : (phpGroups.find((g) => g.name === machine.tier)?.builds ?? []);
+  return buildsOn(machine, builds).map((b) => b.artefact);
 }
 
 /** How many differing paths are named. */

@@ -8,14 +8,15 @@ import { loadFleet } from "../config/load";
 import type { Fleet, PhpBuild, PhpGroup, Site } from "../config/model";
 import { supportedUntil } from "../config/php-builds";
 import { ConfigError } from "../config/problems";
+import { sitesDirectoryOf } from "../stacks/read";
 import { hostProgram } from "../templates/programs";
 import { askAll, type Answer } from "./ask";
 import { siteHistory, sitesSince } from "./history";
 import { declaredOn, deployRows, retireRows, stillUsed, verifyRows, type BuildRow, type Held, type Retired } from "./php-hosts";
-import { addressesOf, CliError, committed, contentOf, sitesDirectoryOf, type FleetMachine } from "./stack";
+import { addressesOf, CliError, committed, contentOf, onStack, type FleetMachine, type StackOptions } from "./stack";
 
 /** A stack as its committed files have it. */
-const fleetOf = (stack: string, configFile: string): Fleet => loadFleet(committed(stack, configFile)).fleet;
+const fleetOf = ({ stack, configFile }: StackOptions): Fleet => loadFleet(committed(stack, configFile)).fleet;
 
 /** Resources of the builders and what they stand on; everything else of the stack stays as it is. */
 export function builderTargets(stack: string): string[] {
@@ -121,34 +122,19 @@ export function supportText({ supportedUntil: end, daysLeft }: BuildReport): str
 }
 
 const cli = new Command("phptools").description("PHP builds of a stack: declared, compiled, brought to the VMs, compared, removed.");
-const stackOption = ["-s, --stack <name>", "the stack"] as const;
-const configOption = ["--config-file <file>", "its configuration; default Pulumi.<stack>.yaml"] as const;
-
-interface Options {
-  readonly stack: string;
-  readonly configFile?: string;
-}
-const configOf = ({ stack, configFile }: Options): string => configFile ?? path.join(projectRoot, `Pulumi.${stack}.yaml`);
-
-cli
-  .command("list")
+onStack(cli.command("list"))
   .description("every build that the stack declares, and the sites on it")
-  .requiredOption(...stackOption)
-  .option(...configOption)
-  .action((options: Options) => {
+  .action((options: StackOptions) => {
     const table = new Table({ head: ["PHP", "artefact", "Debian", "groups", "sites", "modules"], style: { head: [], border: [] } });
-    table.push(...buildRows(fleetOf(options.stack, configOf(options))));
+    table.push(...buildRows(fleetOf(options)));
     process.stdout.write(`${table.toString()}\n`);
   });
 
-cli
-  .command("report")
+onStack(cli.command("report"))
   .description("every build: sites on it and since when, end of PHP's security support, modules that no site declares, libraries")
-  .requiredOption(...stackOption)
-  .option(...configOption)
   .option("--json", "for programs")
-  .action((options: Options & { readonly json?: boolean }) => {
-    const written = committed(options.stack, configOf(options));
+  .action((options: StackOptions & { readonly json?: boolean }) => {
+    const written = committed(options.stack, options.configFile);
     const { fleet } = loadFleet(written);
     const rows = report(fleet, new Date(), sitesSince(fleet.sites, siteHistory(path.resolve(projectRoot, sitesDirectoryOf(written)))));
     if (options.json) return void process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
@@ -161,7 +147,7 @@ cli
   });
 
 /** `pulumi up` of these resources alone; its exit status. */
-function upOf({ stack, configFile }: Options, targets: readonly string[]): number {
+function upOf({ stack, configFile }: StackOptions, targets: readonly string[]): number {
   const config = configFile ? ["--config-file", configFile] : [];
   const words = ["up", "--yes", "--skip-preview", "--stack", stack, ...config, ...targets.flatMap((t) => ["--target", t])];
   return spawnSync("pulumi", words, { stdio: "inherit" }).status ?? 1;
@@ -177,22 +163,16 @@ function print(rows: readonly BuildRow[], answers: readonly Answer<unknown>[], n
   for (const { machine, error } of unasked(answers)) process.stderr.write(`${machine.name}: ${error}\n`);
 }
 
-cli
-  .command("build")
+onStack(cli.command("build"))
   .description("compile on the builder VMs what is declared and not yet built; nothing else of the stack changes")
-  .requiredOption(...stackOption)
-  .option(...configOption)
-  .action((options: Options) => {
+  .action((options: StackOptions) => {
     process.exitCode = upOf(options, builderTargets(options.stack));
   });
 
-cli
-  .command("deploy [group]")
+onStack(cli.command("deploy [group]"))
   .description("bring the declared builds, and what they need of Debian, to the PHP VMs of a group or of all; no site changes")
-  .requiredOption(...stackOption)
-  .option(...configOption)
-  .action(async (group: string | undefined, options: Options) => {
-    const fleet = fleetOf(options.stack, configOf(options));
+  .action(async (group: string | undefined, options: StackOptions) => {
+    const fleet = fleetOf(options);
     const groups = fleet.phpGroups.map((g) => g.name);
     if (group !== undefined && !groups.includes(group)) {
       throw new CliError(`${options.stack} has no PHP group ${group}; there are: ${groups.join(", ") || "none"}`);
@@ -211,17 +191,14 @@ cli
     process.exitCode = status === 0 && unasked(after).length > 0 ? 1 : status;
   });
 
-cli
-  .command("verify")
+onStack(cli.command("verify"))
   .description(
     "compare archives with their records, and installed builds with their archives, file by file; " +
       "exit code 2 where one differs, 1 where a host could not be asked",
   )
-  .requiredOption(...stackOption)
-  .option(...configOption)
   .option("--json", "for programs")
-  .action(async (options: Options & { readonly json?: boolean }) => {
-    const fleet = fleetOf(options.stack, configOf(options));
+  .action(async (options: StackOptions & { readonly json?: boolean }) => {
+    const fleet = fleetOf(options);
     const vms = addressesOf(
       options.stack,
       contentOf(options.stack).machines.filter(({ role }) => role === "builder" || role === "php"),
@@ -234,14 +211,11 @@ cli
     process.exitCode = errors.length > 0 ? 1 : rows.some((r) => r.state !== "ok") ? 2 : 0;
   });
 
-cli
-  .command("retire")
+onStack(cli.command("retire"))
   .description("tell which builds and archives are not declared, and what keeps them; with --apply, remove those that nothing keeps")
-  .requiredOption(...stackOption)
-  .option(...configOption)
   .option("--apply", "remove them")
-  .action(async (options: Options & { readonly apply?: boolean }) => {
-    const fleet = fleetOf(options.stack, configOf(options));
+  .action(async (options: StackOptions & { readonly apply?: boolean }) => {
+    const fleet = fleetOf(options);
     const { machines, phpBuilds } = contentOf(options.stack);
     // Were they gone, a change that is undone before it was brought anywhere would bring nothing back.
     const pending = phpBuilds.filter((name) => !fleet.phpBuilds.some((b) => b.artefact === name));

@@ -1,6 +1,7 @@
 // A stack as the tools see it: its committed files; and its outputs and the key to its VMs, which come from pulumi in
 // the current directory.
 import { spawnSync } from "child_process";
+import type { Command } from "commander";
 import * as fs from "fs";
 import * as path from "path";
 import { projectRoot } from "../components/programs";
@@ -46,10 +47,6 @@ export function stackFileOf(file: string): Record<string, unknown> {
   return (content ?? {}) as Record<string, unknown>;
 }
 
-/** Directory of a stack's site files, from the project's root. */
-export const sitesDirectoryOf = ({ config }: Pick<Written, "config">): string =>
-  typeof config["sites"] === "string" ? config["sites"] : "sites";
-
 /** Outputs of a stack as its last `pulumi up` left them; secret ones only where that is asked for. */
 export function outputsOf(stack: string, ...more: "--show-secrets"[]): Record<string, unknown> {
   const words = ["stack", "output", "--json", "--non-interactive", "--stack", stack, ...more];
@@ -66,6 +63,18 @@ export interface FleetSite {
   /** PHP group that runs it. */
   readonly group: string;
 }
+
+/** A stack as an operator names it to a tool that reads its files. */
+export interface StackOptions {
+  readonly stack: string;
+  readonly configFile?: string;
+}
+
+/** Gives a command the options that name a stack. */
+export const onStack = (command: Command): Command =>
+  command
+    .requiredOption("-s, --stack <name>", "the stack")
+    .option("--config-file <file>", "its configuration; default Pulumi.<stack>.yaml");
 
 /** What a stack's last `pulumi up` left. */
 export interface Content {

@@ -10,14 +10,10 @@ import { loadFleet, type Written } from "../config/load";
 import type { Fleet, Site } from "../config/model";
 import { ConfigError } from "../config/problems";
 import { sitePorts, siteSchema, siteUids } from "../config/schema";
+import { sitesDirectoryOf } from "../stacks/read";
 import { siteHistory } from "./history";
 import { lowestFree, numbersIn, siteText, trialPort, withoutTrial, withTrial, withVersion } from "./site-file";
-import { CliError, committed, outputsOf, sitesDirectoryOf } from "./stack";
-
-interface Options {
-  readonly stack: string;
-  readonly configFile?: string;
-}
+import { CliError, committed, onStack, outputsOf, type StackOptions } from "./stack";
 
 /** What `create` knows of a new site, from its options and from the answers. */
 interface Wishes {
@@ -82,12 +78,12 @@ const next = (stack: string, file: string): string[] => [
 ];
 
 /** A stack whose directory of sites may be missing: `create` makes it, as git keeps none that is empty. */
-function committedBeforeFirstSite({ stack, configFile }: Options): Written {
+function committedBeforeFirstSite({ stack, configFile }: StackOptions): Written {
   const written = committed(stack, configFile);
   return { ...written, unreadable: (written.unreadable ?? []).filter((problem) => problem.property !== "fleet:sites") };
 }
 
-async function create(given: Wishes, options: Options): Promise<void> {
+async function create(given: Wishes, options: StackOptions): Promise<void> {
   const written = committedBeforeFirstSite(options);
   const wishes = process.stdin.isTTY ? await ask(given, loadFleet(written).fleet) : given;
   const { name, host, php, group, modules = [], sessions } = wishes;
@@ -110,7 +106,7 @@ async function create(given: Wishes, options: Options): Promise<void> {
 }
 
 /** Rewrites a site's file, when the platform is right with it. */
-function rewrite(name: string, options: Options, change: (text: string, written: Written) => string): void {
+function rewrite(name: string, options: StackOptions, change: (text: string, written: Written) => string): void {
   const written = committed(options.stack, options.configFile);
   const file = fileOf(written, name);
   const sites = Object.keys(written.sites);
@@ -129,7 +125,7 @@ function rewrite(name: string, options: Options, change: (text: string, written:
 }
 
 /** The URL by which a tester gets the trial's cookie. Only this command shows it. */
-function tellTrial(name: string, { stack }: Options): void {
+function tellTrial(name: string, { stack }: StackOptions): void {
   const { trials = {} } = outputsOf(stack, "--show-secrets") as { trials?: Record<string, { version: string; url: string }> };
   const trial = trials[name];
   if (!trial) {
@@ -148,10 +144,6 @@ function row({ name, hosts, php: { version, group, trial }, uid, port, sessions 
 }
 
 const cli = new Command("vhost").description("Sites of a stack: creation, and the way to another PHP. It edits their files alone.");
-const onStack = (command: Command): Command =>
-  command
-    .requiredOption("-s, --stack <name>", "the stack")
-    .option("--config-file <file>", "its configuration; default Pulumi.<stack>.yaml");
 
 onStack(cli.command("create [name]"))
   .description("write the file of a new site; what is not given is asked for on a terminal")
@@ -160,12 +152,12 @@ onStack(cli.command("create [name]"))
   .option("--group <name>", "PHP group, where several have the version")
   .option("--modules <list>", "PHP modules that the code needs, with commas between", words)
   .addOption(new Option("--sessions <store>", "where sessions are kept").choices([...stores]))
-  .action((name: string | undefined, options: Options & Wishes) => create({ ...options, ...(name ? { name } : {}) }, options));
+  .action((name: string | undefined, options: StackOptions & Wishes) => create({ ...options, ...(name ? { name } : {}) }, options));
 
 onStack(cli.command("list"))
   .description("every site: names, PHP, group, uid, port, sessions")
   .option("--json", "for programs")
-  .action((options: Options & { readonly json?: boolean }) => {
+  .action((options: StackOptions & { readonly json?: boolean }) => {
     const { sites } = loadFleet(committed(options.stack, options.configFile)).fleet;
     const plain = sites.map(({ name, hosts, php, uid, port, sessions }) => {
       return { name, hosts, php: php.version, trial: php.trial ?? null, group: php.group, uid, port, sessions };
@@ -178,7 +170,7 @@ onStack(cli.command("list"))
 
 onStack(cli.command("check"))
   .description("check every file of the stack and of its sites; exit code 2 where there are mistakes")
-  .action((options: Options) => {
+  .action((options: StackOptions) => {
     const { sites } = loadFleet(committed(options.stack, options.configFile)).fleet;
     say(`${options.stack}: ${sites.length} ${sites.length === 1 ? "site" : "sites"}, no mistake`);
   });
@@ -187,7 +179,7 @@ onStack(cli.command("trial <site>"))
   .description("the URL by which a tester has the site by another PHP version")
   .addOption(new Option("--start <version>", "have the site's file try this version").conflicts("stop"))
   .option("--stop", "end the trial in the site's file; its port is not used again")
-  .action((name: string, options: Options & { readonly start?: string; readonly stop?: boolean }) => {
+  .action((name: string, options: StackOptions & { readonly start?: string; readonly stop?: boolean }) => {
     const { start, stop } = options;
     if (stop) return void rewrite(name, options, (text) => withoutTrial(text));
     if (start === undefined) return tellTrial(name, options);
@@ -198,7 +190,7 @@ onStack(cli.command("trial <site>"))
 
 onStack(cli.command("move-php <site> <version>"))
   .description("make a PHP version the site's own; a trial ends with it, and its port is not used again")
-  .action((name: string, version: string, options: Options) => {
+  .action((name: string, version: string, options: StackOptions) => {
     rewrite(name, options, (text) => withVersion(withoutTrial(text), version));
   });
 

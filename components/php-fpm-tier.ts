@@ -1,7 +1,8 @@
 import * as pulumi from "@pulumi/pulumi";
 import type { Fleet, PhpBuild, PhpGroup } from "../config/model";
+import { buildsOn } from "../config/php-builds";
 import { mountPart } from "../templates/nas/mount";
-import { buildsOn, fpmPart, fpmSysctls, restPart, type FpmSurroundings } from "../templates/php/fpm";
+import { fpmPart, fpmSysctls, restPart, type FpmSurroundings } from "../templates/php/fpm";
 import { vipPart } from "../templates/system/vip";
 import { keepApart } from "./anti-affinity";
 import type { Artefact } from "./host-config";
@@ -49,7 +50,7 @@ export class PhpFpmTier extends pulumi.ComponentResource {
           fpmPart(machine, group, args.around),
           restPart(machine.address, group.idleSeconds),
         ],
-        extras: (machine) => ({ artefacts: buildsOn(machine, group).map((build) => archiveOf(build, args.artefacts)) }),
+        extras: (machine) => ({ artefacts: buildsOn(machine, group.builds).map((build) => archiveOf(build, args.artefacts)) }),
         ...(args.after ? { after: args.after } : {}),
       },
       this,

@@ -190,6 +190,10 @@ function checkPecl(name: string, build: BuildConfig, version: string, file: stri
   ];
 }
 
+/** Of these builds, those that a VM makes or runs: the ones for its own Debian release. */
+export const buildsOn = (machine: { readonly debian: string }, builds: readonly PhpBuild[]): PhpBuild[] =>
+  builds.filter((b) => b.debian === machine.debian);
+
 /** Last day of the PHP project's own security support, from php.net/supported-versions and php.net/eol. */
 export const supportedUntil: Readonly<Record<string, string>> = {
   "7.4": "2022-11-28",

@@ -74,32 +74,21 @@ cli
     spawnSync("tail", options.follow ? ["-n", "100", "-F", file] : ["-n", "+1", file], { stdio: "inherit" });
   });
 
-cli
-  .command("pulumi [arguments...]")
-  .description("pulumi on the lab's stack, with its backend and configuration")
-  .allowUnknownOption()
-  .passThroughOptions()
-  .action(async (words: string[]) => {
-    process.exitCode = await fleet.pulumiVerb(words);
-  });
-
-cli
-  .command("fleet [arguments...]")
-  .description("a verb of the fleet's own tool on the lab's stack, such as status and drift")
-  .allowUnknownOption()
-  .passThroughOptions()
-  .action(async (words: string[]) => {
-    process.exitCode = await fleet.fleetVerb(words);
-  });
-
-cli
-  .command("phptools [arguments...]")
-  .description("a verb of phptools on the lab's stack, such as list and verify")
-  .allowUnknownOption()
-  .passThroughOptions()
-  .action(async (words: string[]) => {
-    process.exitCode = await fleet.phptoolsVerb(words);
-  });
+const tools: [name: string, description: string, run: (words: readonly string[]) => Promise<number>][] = [
+  ["pulumi", "pulumi on the lab's stack, with its backend and configuration", fleet.pulumiVerb],
+  ["fleet", "a verb of the fleet's own tool on the lab's stack, such as status and drift", fleet.fleetVerb],
+  ["phptools", "a verb of phptools on the lab's stack, such as list and verify", fleet.phptoolsVerb],
+];
+for (const [name, description, run] of tools) {
+  cli
+    .command(`${name} [arguments...]`)
+    .description(description)
+    .allowUnknownOption()
+    .passThroughOptions()
+    .action(async (words: string[]) => {
+      process.exitCode = await run(words);
+    });
+}
 
 const verbs: [verb: string, description: string][] = [
   ["start", "power a machine on"],

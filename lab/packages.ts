@@ -1,4 +1,6 @@
 // What a guest's Debian contains. Guests share one image, so first boots install next to nothing.
+import { packageOf } from "../config/php-modules";
+import { debianReleases } from "../config/schema";
 
 /** Machine, network, and what lets a hypervisor-given identity be applied. */
 const base = [
@@ -36,30 +38,32 @@ const fleet = ["keepalived", "ipvsadm", "apache2", "apache2-utils", "nfs-kernel-
 /** What the annex runs: the university's existing services. */
 const annex = ["mariadb-server", "redis-server", "memcached"];
 
-/** Shared libraries of a compiled PHP; their names carry versions that differ by release. */
-const phpLibraries: Record<string, string[]> = {
-  bookworm: ["libcurl4", "libicu72", "libonig5", "libpng16-16", "libssl3", "libzip4"],
-  trixie: ["libcurl4t64", "libicu76", "libonig5", "libpng16-16t64", "libssl3t64", "libzip5"],
-};
-const phpLibrariesEverywhere = [
+/** Shared libraries of a compiled PHP. */
+const phpLibraries = [
   "libargon2-1",
+  "libcurl4",
   "libfreetype6",
+  "libicu72",
   "libjpeg62-turbo",
+  "libonig5",
+  "libpng16-16",
   "libsodium23",
   "libsqlite3-0",
+  "libssl3",
   "libsystemd0",
   "libwebp7",
   "libxml2",
+  "libzip4",
   "zlib1g",
 ];
 
 /** Debian releases an image can be built of. */
-export const releases = Object.keys(phpLibraries);
+export const releases: readonly string[] = debianReleases;
 
 export function packages(release: string): string[] {
-  const libraries = phpLibraries[release];
-  if (libraries === undefined) throw new Error(`no package list for Debian "${release}": use one of ${releases.join(", ")}`);
-  return [...base, ...fleet, ...annex, ...libraries, ...phpLibrariesEverywhere].sort();
+  const known = debianReleases.find((each) => each === release);
+  if (known === undefined) throw new Error(`no package list for Debian "${release}": use one of ${releases.join(", ")}`);
+  return [...base, ...fleet, ...annex, ...phpLibraries.map((name) => packageOf(known, name))].sort();
 }
 
 /** Units of those packages that must not start by themselves: the fleet, or the annex, starts what it needs. */

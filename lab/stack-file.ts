@@ -22,6 +22,6 @@ export function readStackFile(file: string): StackFile {
 
 /** The lab's templates of the Debian releases that `fleet:vsphere.templates` names. */
 export function templatesOf({ config }: Pick<StackFile, "config">): (typeof templates)[number][] {
-  const { templates: named = {} } = config["fleet:vsphere"] as { templates?: Record<string, string> };
+  const { templates: named = {} } = (config["fleet:vsphere"] ?? {}) as { templates?: Record<string, string> };
   return templates.filter((template) => template.release in named);
 }

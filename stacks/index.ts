@@ -41,9 +41,9 @@ async function program(): Promise<pulumi.Inputs> {
   const redisUsers = redisAccess(fleet, secrets.redisPassword);
   const sessions = fleet.sites.map((site) => {
     const { redis, memcached } = fleet.config;
-    const user = redisUsers?.users.find((u) => u.site === site);
-    const password = pulumi.output(user ? user.password : secrets.redisPassword);
-    const text = password.apply((p) => sessionSettings(site, { redis: redis && { ...redis, user: user?.name, password: p }, memcached }));
+    const own = redisUsers?.users.find((u) => u.site === site);
+    const login = pulumi.output(own ? own.password : secrets.redisPassword);
+    const text = login.apply((p) => sessionSettings(site, { redis: redis && { ...redis, user: own?.name, password: p }, memcached }));
     return [sessionSecret(site), pulumi.secret(text)] as const;
   });
   const tokens = fleet.sites.flatMap((site) => {

@@ -8,6 +8,7 @@ import { RedisUsers } from "../components/redis-users";
 import type { Artefact } from "../components/host-config";
 import type { Member, Platform } from "../components/tier";
 import type { Role } from "../config/model";
+import { buildsOn } from "../config/php-builds";
 import { seconds } from "../config/units";
 import type { FpmSurroundings } from "../templates/php/fpm";
 
@@ -30,7 +31,7 @@ export function createMutualised(platform: Platform): Member[] {
   const builders: Member[] = [];
   const artefacts: Record<string, pulumi.Output<Artefact>> = {};
   for (const machine of having("builder")) {
-    const builds = fleet.phpBuilds.filter((b) => b.debian === machine.debian);
+    const builds = buildsOn(machine, fleet.phpBuilds);
     const builder = new PhpBuilder(`builder-${machine.debian}`, { platform, machine, builds }, inPlatform);
     Object.assign(artefacts, builder.artefacts);
     builders.push(...builder.members);

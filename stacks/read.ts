@@ -30,10 +30,13 @@ export function readConfig({ stack, directory, config: all, encrypted }: StackFi
   return { stack, config, encrypted, secrets, ...files, unreadable: [...files.unreadable, ...secretMistakes(stack, secrets)] };
 }
 
+/** Directory of a stack's site files, from the project's root. */
+export const sitesDirectoryOf = ({ config }: Pick<Written, "config">): string =>
+  typeof config["sites"] === "string" ? config["sites"] : "sites";
+
 /** The files of the project that the keys of a stack name. */
 export function readFiles(stack: string, config: Written["config"]): Required<Pick<Written, "sites" | "unreadable" | "patches">> {
-  const sites = typeof config["sites"] === "string" ? config["sites"] : "sites";
-  return { ...readSites(stack, sites), patches: readPatches(config["php"]) };
+  return { ...readSites(stack, sitesDirectoryOf({ config })), patches: readPatches(config["php"]) };
 }
 
 /** Texts of the patches and keys that `fleet:php` names, as far as they exist. What is wrong with it is the loader's to say. */

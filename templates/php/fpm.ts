@@ -1,5 +1,5 @@
 import { healthPort } from "../../config/load";
-import { atLeast } from "../../config/php-builds";
+import { atLeast, buildsOn } from "../../config/php-builds";
 import type { Fleet, Machine, PhpBuild, PhpGroup, Site } from "../../config/model";
 import type { StackConfig } from "../../config/schema";
 import type { HostContent, SecretFile } from "../content";
@@ -64,16 +64,12 @@ export function restPart(address: string, seconds: number): Partial<HostContent>
   };
 }
 
-/** The builds of a group that one of its VMs runs: those for its own Debian release. */
-export const buildsOn = (machine: Pick<Machine, "debian">, group: Pick<PhpGroup, "builds">): PhpBuild[] =>
-  group.builds.filter((b) => b.debian === machine.debian);
-
 /**
  * All sites of a group on one of its VMs, each a service of its own; see {@link sitePart} and {@link trialPart}.
  * Beside it, what runs their scripts.
  */
 export function fpmPart(machine: Pick<Machine, "debian">, group: PhpGroup, around: FpmSurroundings): Partial<HostContent> {
-  const builds = buildsOn(machine, group);
+  const builds = buildsOn(machine, group.builds);
   const buildOf = (site: Site, version: string): PhpBuild => {
     const build = builds.find((b) => b.version === version);
     if (!build) throw new Error(`group ${group.name} has no PHP ${version} of ${machine.debian} for ${site.name}`);

@@ -1,16 +1,14 @@
 import * as pulumi from "@pulumi/pulumi";
-import * as vsphere from "@pulumi/vsphere";
-import { MockMonitor } from "@pulumi/pulumi/runtime/mocks";
 import { createHash } from "crypto";
 import fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
-import { Leaving, powersOff } from "../../components/leaving";
+import { powersOff } from "../../components/leaving";
 import { unwantedUnits } from "../../components/host-config";
 import { redisPassword } from "../../components/keys";
-import type { Platform } from "../../components/tier";
 import { loadFleet } from "../../config/load";
 import { redisRules, redisUser } from "../../templates/php/fpm";
 import { exampleSecrets, writtenStack } from "./example";
+import { mockedPlatform, mockEngine } from "./mocks";
 
 /*
  * Mocks stand for the engine and the providers: they prove which resources are asked for, with
@@ -29,42 +27,22 @@ interface Recorded {
 const recorded: Recorded[] = [];
 const isSecret = (value: unknown): boolean => typeof value === "object" && value !== null && "4dabf18193072939515e22adb298388d" in value;
 
-/** The SDK's own mock of the engine knows no resource hooks yet; here they are only taken note of. */
-interface HookRegistrar {
-  registerResourceHook?: (request: unknown, done: (error: null, empty: object) => void) => void;
-}
-
 function recordResources(): void {
-  (MockMonitor.prototype as HookRegistrar).registerResourceHook = (_, done) => done(null, {});
   let clock = 0;
-  void pulumi.runtime.setMocks(
-    {
-      async newResource(args) {
-        const begun = clock++;
-        await new Promise((resolve) => setTimeout(resolve, 5));
-        recorded.push({ type: args.type, name: args.name, inputs: args.inputs as Record<string, unknown>, begun, ended: clock++ });
-        return {
-          id: `id-${args.name}`,
-          state: {
-            ...args.inputs,
-            result: `seed of ${args.name}`.padEnd(64, "-"),
-            hex: `hex of ${args.name}`,
-            stdout: JSON.stringify({ sha256: "ab" }),
-          },
-        };
-      },
-      call: (args) => ({
-        id: `looked-up-${String(args.inputs["name"])}`,
-        resourcePoolId: "pool",
-        guestId: "debian12_64Guest",
-        scsiType: "pvscsi",
+  void mockEngine("prod", async (args) => {
+    const begun = clock++;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    recorded.push({ type: args.type, name: args.name, inputs: args.inputs as Record<string, unknown>, begun, ended: clock++ });
+    return {
+      id: `id-${args.name}`,
+      state: {
         ...args.inputs,
-      }),
-    },
-    "fleet",
-    "prod",
-    false,
-  );
+        result: `seed of ${args.name}`.padEnd(64, "-"),
+        hex: `hex of ${args.name}`,
+        stdout: JSON.stringify({ sha256: "ab" }),
+      },
+    };
+  });
 }
 
 const ofType = (type: string): Recorded[] => recorded.filter((r) => r.type === type);
@@ -73,33 +51,15 @@ const named = (name: string): Recorded => {
   if (!found) throw new Error(`no resource ${name}; there are ${recorded.map((r) => r.name).join(", ")}`);
   return found;
 };
-const operatorKey = "operator";
 
 beforeAll(async () => {
   recordResources();
-  const { hostKeyFromSeed } = await import("../../components/keys");
-  const { createPlacement } = await import("../../components/placement");
   const { createMutualised } = await import("../../stacks/mutualised");
   const { createDedicated } = await import("../../stacks/dedicated");
   const { createMoodle } = await import("../../stacks/moodle");
   const { redisAccess } = await import("../../components/redis-users");
-  const written = structuredClone(writtenStack("prod"));
-  const { fleet } = loadFleet(written);
-  const vcenter = new vsphere.Provider("vcenter", { vsphereServer: "vcenter", user: "fleet", password: "password" });
-  const platform: Platform = {
-    fleet,
-    providers: { vsphere: vcenter },
-    placement: await createPlacement(fleet, vcenter),
-    leaving: new Leaving(),
-    secrets: {
-      ...exampleSecrets,
-      sshPrivateKey: pulumi.secret(hostKeyFromSeed("1".repeat(64), operatorKey).privateKey),
-      "sessions-library": pulumi.secret("library's sessions\n"),
-      "sessions-welcome": pulumi.secret("welcome's sessions\n"),
-    },
-    digestKey: pulumi.secret("key"),
-    redis: redisAccess(fleet, exampleSecrets.redisPassword),
-  };
+  const { fleet } = loadFleet(writtenStack("prod"));
+  const platform = { ...(await mockedPlatform(fleet)), redis: redisAccess(fleet, exampleSecrets.redisPassword) };
   createMutualised(platform);
   createDedicated(platform);
   createMoodle(platform);

@@ -1,13 +1,9 @@
 import { spawnSync } from "child_process";
 import * as pulumi from "@pulumi/pulumi";
-import * as vsphere from "@pulumi/vsphere";
-import { MockMonitor } from "@pulumi/pulumi/runtime/mocks";
 import * as fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
 import { buildRows, report } from "../../cli/phptools";
 import type { Artefact } from "../../components/host-config";
-import { hostKeyFromSeed } from "../../components/keys";
-import { Leaving } from "../../components/leaving";
 import { runProgram } from "../../components/programs";
 import { loadFleet } from "../../config/load";
 import type { Fleet } from "../../config/model";
@@ -15,7 +11,8 @@ import { packageOf, phpModules } from "../../config/php-modules";
 import { debianReleases, type DebianRelease } from "../../config/schema";
 import { fpmPart } from "../../templates/php/fpm";
 import { join, type HostContent } from "../../templates/content";
-import { exampleSecrets, withTrial } from "./example";
+import { withTrial } from "./example";
+import { mockedPlatform, mockEngine } from "./mocks";
 
 const address = (host: number): string => `10.77.0.${host}`;
 
@@ -143,41 +140,18 @@ describe("the base of a VM", () => {
   const fleet = fleetOn([undefined, "trixie"]);
 
   beforeAll(async () => {
-    (MockMonitor.prototype as { registerResourceHook?: unknown }).registerResourceHook = (_: unknown, done: (e: null, r: object) => void) =>
-      done(null, {});
-    await pulumi.runtime.setMocks(
-      {
-        newResource: ({ name, inputs }) => {
-          const [, host] = /^php-a-base-(.+)$/.exec(name) ?? [];
-          const { stdin, create } = inputs as { stdin?: string; create?: string };
-          if (host && create) command = create;
-          if (host && stdin) bases[host] = JSON.parse(inputOf(stdin)) as (typeof bases)[string];
-          return { id: `id-${name}`, state: { ...inputs, result: "-".repeat(64), hex: "00", stdout: "{}" } };
-        },
-        call: ({ inputs }) => ({ id: "found", resourcePoolId: "pool", guestId: "guest", scsiType: "pvscsi", ...inputs }),
-      },
-      "fleet",
-      "lab",
-      false,
-    );
-    const { createPlacement } = await import("../../components/placement");
+    await mockEngine("lab", ({ name, inputs }) => {
+      const [, host] = /^php-a-base-(.+)$/.exec(name) ?? [];
+      const { stdin, create } = inputs as { stdin?: string; create?: string };
+      if (host && create) command = create;
+      if (host && stdin) bases[host] = JSON.parse(inputOf(stdin)) as (typeof bases)[string];
+      return { id: `id-${name}`, state: { ...inputs, result: "-".repeat(64), hex: "00", stdout: "{}" } };
+    });
     const { PhpFpmTier } = await import("../../components/php-fpm-tier");
     const { nas } = fleet.config;
     const [group] = fleet.phpGroups;
     if (!nas || !group) throw new Error("the lab's stack lost a part");
-    const vcenter = new vsphere.Provider("vcenter", { vsphereServer: "vcenter", user: "fleet", password: "password" });
-    const platform = {
-      fleet,
-      providers: { vsphere: vcenter },
-      placement: await createPlacement(fleet, vcenter),
-      leaving: new Leaving(),
-      secrets: {
-        ...exampleSecrets,
-        sshPrivateKey: hostKeyFromSeed("1".repeat(64), "operator").privateKey,
-        ...Object.fromEntries(fleet.sites.map((s) => [`sessions-${s.name}`, "-"])),
-      },
-      digestKey: "key",
-    };
+    const platform = await mockedPlatform(fleet);
     const artefacts = Object.fromEntries(fleet.phpBuilds.map((b) => [b.artefact, { name: b.artefact, sha256: "ab", urls: ["http://b/"] }]));
     new PhpFpmTier("php-a", { platform, group, around, artefacts, nas });
     await pulumi.runtime.disconnect();

@@ -2,18 +2,20 @@
 import Table from "cli-table3";
 import { spawnSync } from "child_process";
 import { Command } from "commander";
+import * as fs from "fs";
+import * as os from "os";
 import * as path from "path";
 import { converge, projectRoot, runProgram, withProgram } from "../components/programs";
 import { loadFleet } from "../config/load";
 import type { Fleet, PhpBuild, PhpGroup, Site } from "../config/model";
 import { supportedUntil } from "../config/php-builds";
 import { ConfigError } from "../config/problems";
-import { sitesDirectoryOf } from "../stacks/read";
+import { keptOutputsFile, sitesDirectoryOf } from "../stacks/read";
 import { hostProgram } from "../templates/programs";
 import { askAll, type Answer } from "./ask";
 import { siteHistory, sitesSince } from "./history";
 import { declaredOn, deployRows, retireRows, stillUsed, verifyRows, type BuildRow, type Held, type Retired } from "./php-hosts";
-import { addressesOf, CliError, committed, contentOf, onStack, type FleetMachine, type StackOptions } from "./stack";
+import { addressesOf, CliError, committed, contentOf, onStack, outputsOf, type FleetMachine, type StackOptions } from "./stack";
 
 /** A stack as its committed files have it. */
 const fleetOf = ({ stack, configFile }: StackOptions): Fleet => loadFleet(committed(stack, configFile)).fleet;
@@ -146,11 +148,18 @@ onStack(cli.command("report"))
     process.stdout.write(`${table.toString()}\n`);
   });
 
-/** `pulumi up` of these resources alone; its exit status. */
+/** `pulumi up` of these resources alone; its exit status. The stack's outputs stay those of the last whole one. */
 function upOf({ stack, configFile }: StackOptions, targets: readonly string[]): number {
   const config = configFile ? ["--config-file", configFile] : [];
   const words = ["up", "--yes", "--skip-preview", "--stack", stack, ...config, ...targets.flatMap((t) => ["--target", t])];
-  return spawnSync("pulumi", words, { stdio: "inherit" }).status ?? 1;
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-outputs-"));
+  try {
+    const kept = path.join(directory, "outputs.json");
+    fs.writeFileSync(kept, JSON.stringify(outputsOf(stack, "--show-secrets")), { mode: 0o600 });
+    return spawnSync("pulumi", words, { stdio: "inherit", env: { ...process.env, [keptOutputsFile]: kept } }).status ?? 1;
+  } finally {
+    fs.rmSync(directory, { recursive: true });
+  }
 }
 
 const unasked = (answers: readonly Answer<unknown>[]): Answer<unknown>[] => answers.filter((a) => a.error !== undefined);
@@ -179,9 +188,13 @@ onStack(cli.command("deploy [group]"))
     }
     const { machines } = contentOf(options.stack);
     const wanted = fleet.machines.filter((m) => m.role === "php" && (group === undefined || m.tier === group));
-    const there = machines.filter((m) => wanted.some((w) => w.name === m.name));
-    const unborn = wanted.filter((w) => !machines.some((m) => m.name === w.name)).map((w) => w.name);
-    if (unborn.length > 0) process.stderr.write(`not there yet, and given their builds when pulumi up makes them: ${unborn.join(", ")}\n`);
+    const there = machines.filter((m) => wanted.some((w) => w.name === m.name && w.debian === m.debian));
+    // What is to be another machine soon, of another Debian release, takes nothing of that one's.
+    const unborn = wanted.filter((w) => !there.some((m) => m.name === w.name)).map((w) => w.name);
+    if (unborn.length > 0)
+      process.stderr.write(
+        `not there yet, or not of their Debian release; pulumi up makes them, with their builds: ${unborn.join(", ")}\n`,
+      );
     const vms = addressesOf(options.stack, there);
     const installed = () => askAll<{ artefacts: string[] }>(vms, `${converge} status`, [0]);
     const before = await installed();

@@ -17,6 +17,7 @@ stdout carries one JSON line, stderr is for people. Exit status: 0 done, 1 faile
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ import urllib.request
 
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 PROGRAMS, ARTEFACTS = f"{ROOT}/usr/local/lib/fleet", f"{ROOT}/opt/php"
+RUN = f"{ROOT}/run/fleet"
 POLICY = f"{ROOT}/usr/sbin/policy-rc.d"
 NO_STARTS = "#!/bin/sh\n# Written by fleet while it installs packages.\nexit 101\n"
 MARKER = ".fleet-artefact"  # in an unpacked artefact: the sha256 of what it came from
@@ -293,7 +295,11 @@ def main() -> int:
             raise Refused(f"the input is not JSON: {error}") from None
         if wrong := mistakes(wanted):
             raise Refused("\n".join(wrong))
-        print(json.dumps(bring(wanted)))
+        os.makedirs(RUN, exist_ok=True)
+        # One at a time, and none while retire.py looks what is used. Each of them ends: all that it runs has a limit.
+        with open(os.open(f"{RUN}/base.lock", os.O_RDWR | os.O_CREAT, 0o600), "r+b") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            print(json.dumps(bring(wanted)))
         return 0
     except (Refused, Failed, OSError) as failure:
         say(f"{wanted.get('host', 'base')}: base: {failure}")

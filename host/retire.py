@@ -30,7 +30,9 @@ STORE = f"{STATE}/artefacts"
 UNITS = [f"{ROOT}{place}/systemd/{kind}" for place, kind in (
     ("/etc", "system"), ("/run", "system"), ("/run", "transient"), ("/run", "generator"), ("/usr/local/lib", "system"),
 )]  # fmt: skip
-LOCKS = {"converge.lock": "a change of this machine", "phpbuild.lock": "a build"}
+LOCKS = {
+    "base.lock": "an installation", "converge.lock": "a change of this machine", "phpbuild.lock": "a build",
+}  # fmt: skip
 MARKER = ".fleet-artefact"  # base's: this directory is a whole build
 RETIRED = ".retired"  # a build on its way out is .<name>.retired
 STORED = re.compile(r"(.+-[0-9a-f]+)\..+")

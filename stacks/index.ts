@@ -14,7 +14,7 @@ import { sessionSecret, sessionSettings } from "../templates/php/fpm";
 import { createDedicated } from "./dedicated";
 import { createMoodle } from "./moodle";
 import { createMutualised } from "./mutualised";
-import { readConfig } from "./read";
+import { keptOutputs, readConfig } from "./read";
 
 /** The operator's mistakes end the run as a plain report. */
 function plainly(error: unknown): never {
@@ -82,6 +82,8 @@ async function program(): Promise<pulumi.Inputs> {
   const trials = pulumi.secret(
     Object.fromEntries(tokens.map(({ site, version, token }) => [site.name, { version, url: token.apply((t) => trialUrl(site, t)) }])),
   );
+  const kept = keptOutputs();
+  if (kept) return { ...kept, trials: pulumi.secret(kept["trials"] ?? {}) };
   return { machines, services, sites, phpBuilds, trials };
 }
 

@@ -72,6 +72,15 @@ export function readSecrets(stack: string, directory: string): Record<string, un
   );
 }
 
+/** Names the file of the outputs that a run of some resources alone leaves as they are. Not their text: some are secret. */
+export const keptOutputsFile = "FLEET_KEPT_OUTPUTS";
+
+/** What such a run returns: the outputs of the last whole one, for a run of a few resources brings none of the others about. */
+export function keptOutputs(): Record<string, unknown> | undefined {
+  const file = process.env[keptOutputsFile];
+  return file === undefined ? undefined : (JSON.parse(fs.readFileSync(file, "utf8")) as Record<string, unknown>);
+}
+
 function structured(text: string): unknown {
   try {
     return JSON.parse(text) as unknown;

@@ -87,6 +87,14 @@ class Bringing(OnAMachine):
         self.bring(packages=["bash"])
         self.assertFalse(self.machine.exists("/usr/sbin/policy-rc.d"))
 
+    def test_while_it_works_its_lock_is_held_and_afterwards_it_is_not(self):
+        asked = 'flock -n "${0%/*}/../run/fleet/base.lock" echo free >> "${0%/*}/../calls" || echo held >> "${0%/*}/../calls"'
+        self.machine.program("apt-get", f"#!/bin/sh\n{asked}\n")
+        self.bring(packages=["apache2"])
+        self.assertEqual({"held"}, set(self.machine.calls()))
+        subprocess.run([self.machine.root / "bin/apt-get"], check=True)
+        self.assertEqual("free", self.machine.calls()[-1])
+
     def test_units_of_the_distribution_are_disabled_once(self):
         self.machine.write("/units/apache2.service.enabled", "enabled\n")
         self.machine.write("/units/nfs-server.service", "active\n")

@@ -86,7 +86,7 @@ class Retiring(unittest.TestCase):
         self.assertFalse(self.machine.exists(f"/opt/php/.{OLD}.retired"))
 
     def test_while_a_change_or_a_build_goes_on_nothing_is_removed(self):
-        for lock in ("converge.lock", "phpbuild.lock"):
+        for lock in ("base.lock", "converge.lock", "phpbuild.lock"):
             self.machine.write(f"/run/fleet/{lock}", "")
             with open(self.machine.root / "run/fleet" / lock, encoding="utf-8") as holder:
                 fcntl.flock(holder, fcntl.LOCK_EX)

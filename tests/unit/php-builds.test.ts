@@ -58,7 +58,11 @@ const wanted = (more: object = {}) => phpBuildSchema.parse({ release: "8.2.32", 
 const resolved = (more: object = {}): PhpBuild => resolveBuild("8.2", wanted(more), "bookworm", { [file]: text, "keys/php.asc": key });
 /** What is wrong with it. */
 const mistakes = (more: object): string[] =>
-  checkBuilds({ "8.2": wanted(more) }, "Pulumi.lab.yaml", { "keys/php.asc": key, "keys/odd.asc": "a key?" }).map(describeProblem);
+  checkBuilds({ "8.2": wanted(more) }, "Pulumi.lab.yaml", {
+    "keys/php.asc": key,
+    "keys/odd.asc": "a key?",
+    "keys/cut.asc": key.slice(0, 60),
+  }).map(describeProblem);
 const key = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmQ==\n-----END PGP PUBLIC KEY BLOCK-----\n";
 const signedBy = (file: string) => ({ ...archive, signature: { url: `${archive.url}.asc`, key: file } });
 
@@ -116,7 +120,13 @@ describe("a signature", () => {
     expect(mistakes({ source: signedBy("keys/php.asc"), pecl: { apcu: signedBy("keys/php.asc") } })).toEqual([]);
     expect(mistakes({ source: signedBy("keys/none.asc"), pecl: { apcu: signedBy("keys/odd.asc") } })).toEqual([
       'Pulumi.lab.yaml: fleet:php.8.2.source.signature.key is "keys/none.asc"; allowed: a file of the project. Correct the path, or add the file.',
-      'Pulumi.lab.yaml: fleet:php.8.2.pecl.apcu.signature.key is "keys/odd.asc"; allowed: an armoured OpenPGP public key. Export it with: gpg --armor --export',
+      'Pulumi.lab.yaml: fleet:php.8.2.pecl.apcu.signature.key is "keys/odd.asc"; allowed: whole armoured OpenPGP public keys. Export it with: gpg --armor --export',
+    ]);
+  });
+
+  it("with a file of keys that was cut off is refused before anything is touched", () => {
+    expect(mistakes({ source: signedBy("keys/cut.asc") })).toEqual([
+      'Pulumi.lab.yaml: fleet:php.8.2.source.signature.key is "keys/cut.asc"; allowed: whole armoured OpenPGP public keys. Export it with: gpg --armor --export',
     ]);
   });
 

@@ -1,6 +1,10 @@
-import { describe, expect, it } from "vitest";
+import * as fs from "fs";
+import * as os from "os";
+import * as path from "path";
+import { afterEach, describe, expect, it } from "vitest";
 import { builderTargets, buildRows, report, sitesText, supportText, type BuildReport } from "../../cli/phptools";
 import { loadFleet } from "../../config/load";
+import { keptOutputs, keptOutputsFile } from "../../stacks/read";
 import { exampleFleet, withTrial } from "./example";
 
 it("phptools list names each build once, with the groups and the sites on it", () => {
@@ -14,6 +18,23 @@ it("phptools build names the builders and what they stand on, and no tier that s
   const targets = builderTargets("prod").join("\n");
   expect(targets).toContain("hosting:php:PhpBuilder");
   expect(targets).not.toMatch(/ApacheTier|PhpFpmTier|LvsPair|NasExport|MoodleCluster/);
+});
+
+describe("the outputs of a run of a few resources", () => {
+  afterEach(() => {
+    delete process.env[keptOutputsFile];
+  });
+
+  it("are those of the last whole run", () => {
+    const file = path.join(fs.mkdtempSync(path.join(os.tmpdir(), "fleet-kept-")), "outputs.json");
+    fs.writeFileSync(file, JSON.stringify({ phpBuilds: ["8.2.32-0123456789ab"] }));
+    process.env[keptOutputsFile] = file;
+    expect(keptOutputs()).toEqual({ phpBuilds: ["8.2.32-0123456789ab"] });
+  });
+
+  it("twin: a whole run has its own", () => {
+    expect(keptOutputs()).toBeUndefined();
+  });
 });
 
 describe("phptools report", () => {

@@ -156,9 +156,9 @@ function checkPatch(
 function checkKey(value: string, property: string, file: string, texts: Readonly<Record<string, string>>): Problem[] {
   const text = texts[value];
   if (text === undefined) return [{ file, property, value, ...absent }];
-  const [begun = 0, ended = 0] = ["BEGIN", "END"].map((edge) => text.split(`-----${edge} PGP PUBLIC KEY BLOCK-----`).length - 1);
+  const count = (edge: string): number => text.split(`-----${edge} PGP PUBLIC KEY BLOCK-----`).length - 1;
   // A copy that was cut off has lost the end of its last key.
-  if (begun > 0 && begun === ended) return [];
+  if (count("BEGIN") > 0 && count("BEGIN") === count("END")) return [];
   return [{ file, property, value, allowed: "whole armoured OpenPGP public keys", remedy: "Export it with: gpg --armor --export" }];
 }
 

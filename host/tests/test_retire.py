@@ -85,7 +85,7 @@ class Retiring(unittest.TestCase):
         self.retire(NEW)
         self.assertFalse(self.machine.exists(f"/opt/php/.{OLD}.retired"))
 
-    def test_while_a_change_or_a_build_goes_on_nothing_is_removed(self):
+    def test_while_an_installation_a_change_or_a_build_goes_on_nothing_is_removed(self):
         for lock in ("base.lock", "converge.lock", "phpbuild.lock"):
             self.machine.write(f"/run/fleet/{lock}", "")
             with open(self.machine.root / "run/fleet" / lock, encoding="utf-8") as holder:

@@ -286,7 +286,7 @@ describe("phptools build", () => {
     expect(compilers).toBeGreaterThan(50);
     const stored = await on("build1", `ls ${store}`);
     for (const { artefact } of builds(config)) expect(stored).toContain(`${artefact}.tar.zst`);
-    // They are those of the last whole run, whose builds and VMs the other tools go by.
+    // The outputs are those of the last whole run, whose builds and VMs the other tools go by.
     expect(JSON.parse((await outputs()).out)).toEqual(JSON.parse(left.out));
     expect(await on("php1", `cat /etc/systemd/system/fleet-site-status.service`)).toContain(before);
   });

@@ -21,12 +21,14 @@ it("phptools build names the builders and what they stand on, and no tier that s
 });
 
 describe("the outputs of a run of a few resources", () => {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-kept-"));
   afterEach(() => {
     delete process.env[keptOutputsFile];
+    fs.rmSync(directory, { recursive: true, force: true });
   });
 
   it("are those of the last whole run", () => {
-    const file = path.join(fs.mkdtempSync(path.join(os.tmpdir(), "fleet-kept-")), "outputs.json");
+    const file = path.join(directory, "outputs.json");
     fs.writeFileSync(file, JSON.stringify({ phpBuilds: ["8.2.32-0123456789ab"] }));
     process.env[keptOutputsFile] = file;
     expect(keptOutputs()).toEqual({ phpBuilds: ["8.2.32-0123456789ab"] });

@@ -18,7 +18,11 @@ import { keptOutputs, readConfig } from "./read";
 
 /** The operator's mistakes end the run as a plain report. */
 function plainly(error: unknown): never {
-  throw error instanceof ConfigError ? new pulumi.RunError(error.message) : error;
+  if (!(error instanceof ConfigError)) throw error;
+  const report = new pulumi.RunError(error.message);
+  // Pulumi hides the stack, but puts it in colours for its trace, which takes Node.js 20 seconds.
+  delete report.stack;
+  throw report;
 }
 
 /** Reads and checks everything that was written. */

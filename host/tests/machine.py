@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 
 HOST = Path(__file__).resolve().parent.parent
+# As on a machine, and with the standard library alone: what else this Python has been given is left out.
+PYTHON = (sys.executable, "-ISB")
 
 # Keeps each unit's state in <root>/units and each call in <root>/calls. A unit named in
 # <root>/broken will not start or restart. <root>/units/<unit>.shown holds more properties of it,
@@ -72,7 +74,7 @@ class Machine:
             **environment,
         }
         return subprocess.run(
-            [sys.executable, "-I", str(HOST / program), *words],
+            [*PYTHON, str(HOST / program), *words],
             input=given, capture_output=True, text=True, env=environment, timeout=60, check=False,
         )  # fmt: skip
 

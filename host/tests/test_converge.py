@@ -9,7 +9,7 @@ import threading
 import time
 import unittest
 
-from tests.machine import HOST, Machine, bundle, file, record
+from tests.machine import HOST, PYTHON, Machine, bundle, file, record
 from tests.stand_ins import fastcgi_server, web_server
 
 STEPS = ["unpacked", "checked", "linked", "marked", "switched", "unlinked", "actions", "units", "probed", "settled"]
@@ -293,7 +293,7 @@ class GoingBack(OnAMachine):
         environment["PATH"] = f"{self.machine.root}/bin:{environment['PATH']}"
         slow = slow.replace('"within": 30', '"within": 2')
         child = subprocess.Popen(
-            [sys.executable, "-I", str(HOST / "converge.py"), "apply"],
+            [*PYTHON, str(HOST / "converge.py"), "apply"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         child.stdin.write(web("two\n", slow))

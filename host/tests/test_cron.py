@@ -11,7 +11,7 @@ from contextlib import redirect_stderr
 from io import StringIO
 from unittest import mock
 
-from .machine import HOST
+from .machine import HOST, PYTHON
 
 sys.path.insert(0, str(HOST))
 import cron
@@ -76,7 +76,7 @@ class OnTheNas(unittest.TestCase):
         self.assertLessEqual({"9999", "notes"}, set(os.listdir(self.place)))
 
     def program(self, place, calendar):
-        words = [sys.executable, "-IB", str(HOST / "cron.py"), place, calendar]
+        words = [*PYTHON, str(HOST / "cron.py"), place, calendar]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
         return done.returncode, done.stderr
 

@@ -15,7 +15,7 @@ from unittest import mock
 
 import health
 import probes
-from tests.machine import HOST, Machine
+from tests.machine import HOST, PYTHON, Machine
 from tests.stand_ins import fastcgi_server, free_port, web_server
 
 
@@ -31,7 +31,7 @@ class Responder(unittest.TestCase):
     def start(self, *checks):
         self.configure(*checks)
         self.server = subprocess.Popen(
-            [sys.executable, "-I", str(HOST / "health.py"), str(self.machine.root / "health.json")],
+            [*PYTHON, str(HOST / "health.py"), str(self.machine.root / "health.json")],
             env={**os.environ, "FLEET_ROOT": str(self.machine.root)},
         )
         self.addCleanup(self.server.wait)

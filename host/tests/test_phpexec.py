@@ -9,7 +9,7 @@ import sys
 import unittest
 from http.server import HTTPServer
 
-from .machine import HOST, Machine
+from .machine import HOST, PYTHON, Machine
 from .stand_ins import Answers, serve
 
 # Keeps what it was asked for in <root>/asked, the words apart; $$ becomes $ as systemd has it. How a unit ends
@@ -59,7 +59,7 @@ class OnAVm(unittest.TestCase):
             **os.environ, "FLEET_ROOT": str(self.machine.root), "PATH": f"{self.machine.root}/bin:{os.environ['PATH']}",
         }  # fmt: skip
         child = subprocess.Popen(
-            [sys.executable, "-I", str(HOST / "phpexec.py"), *words],
+            [*PYTHON, str(HOST / "phpexec.py"), *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         self.addCleanup(child.stderr.close)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from tests.machine import HOST, bundle, file, record
+from tests.machine import HOST, PYTHON, bundle, file, record
 from tests.stand_ins import Handler, serve
 from tests.test_converge import OnAMachine
 
@@ -365,7 +365,7 @@ class Gate(RollingOut):
 class Leaving(RollingOut):
     def leave(self, seconds=60, expect=0):
         order = {"peers": [self.director], "seconds": seconds, "patience": 1}
-        done = self.machine.run("converge.py", "leave", given=json.dumps(order))
+        done = self.machine.run("converge.py", "leave", given=json.dumps(order), FLEET_DIRECTOR_SECONDS="3")
         self.assertEqual(expect, done.returncode, done.stderr)
         return done.stderr
 
@@ -438,7 +438,7 @@ class Watching(RollingOut):
         self.first()
         second = self.machine.report(self.text("two", confirm=3))["generation"]
         watcher = subprocess.Popen(
-            [sys.executable, "-I", str(HOST / "converge.py"), "watch"],
+            [*PYTHON, str(HOST / "converge.py"), "watch"],
             env={**os.environ, "FLEET_ROOT": str(self.machine.root)},
         )
         self.gate(second)
@@ -462,7 +462,7 @@ class Watching(RollingOut):
         place = self.machine.root / "var/lib/fleet/unsettled"
         place.write_text(json.dumps({**json.loads(place.read_text()), "boot": "another"}))
         watcher = subprocess.Popen(
-            [sys.executable, "-I", str(HOST / "converge.py"), "watch"],
+            [*PYTHON, str(HOST / "converge.py"), "watch"],
             env={**os.environ, "FLEET_ROOT": str(self.machine.root)},
         )
         while json.loads(place.read_text())["boot"] == "another":

@@ -12,7 +12,7 @@ import unittest
 from unittest import mock
 
 import trial
-from tests.machine import HOST, Machine
+from tests.machine import HOST, PYTHON, Machine
 from tests.stand_ins import free_port, serve, web_server
 
 # Listens on the trial's port and answers each host as candidate.json says.
@@ -134,7 +134,7 @@ class Sites(Trial):
         self.live["a.test"] = 200
         self.machine.write("/etc/fleet/sites.json", json.dumps({"a": "a.test"}))
         self.machine.write("/candidate.json", json.dumps({"a.test": [503, "", ""]}))
-        words = [sys.executable, "-I", str(HOST / "trial.py"), "sites", *self.ports]
+        words = [*PYTHON, str(HOST / "trial.py"), "sites", *self.ports]
         environment = {**os.environ, "FLEET_ROOT": str(self.machine.root), "PATH": f"{self.machine.root}/bin:{os.environ['PATH']}"}
         with subprocess.Popen(words, stdin=subprocess.PIPE, env=environment, text=True) as child:
             child.stdin.write("/etc/apache2/fleet.conf")

@@ -202,8 +202,9 @@ describe("a hostile site", () => {
         .replace("User={{uid}}", `User=${neighbour.uid}`)
         .replace("Group={{uid}}", `Group=${neighbour.uid}`),
     );
-    // One user for all needs files that it may read.
+    // One user for all needs files and trees that it may read.
     edit(copy, "templates/php/fpm.ts", (text) => text.replace('mode: "0640" }', 'mode: "0644" }'));
+    edit(copy, "templates/nas/server.ts", (text) => text.replace('mode: "0710"', 'mode: "0711"'));
     edit(copy, "templates/php/fpm.conf.mustache", without(/^(listen.allowed_clients|php_admin_value\[auto_prepend_file\]).*\n/gm));
     edit(copy, "templates/apache/vhost.conf.mustache", (text) =>
       text.replaceAll(/^ +ProxyFCGISetEnvIf.*\n/gm, "").replace("SymLinksIfOwnerMatch", "FollowSymLinks"),

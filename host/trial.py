@@ -39,8 +39,12 @@ WIDE = ("/etc/apache2/", "/etc/fleet/tls/")  # what every site stands on
 MOST_SITES = 20  # a front page wakes its site, and costs what a visitor costs
 START_SECONDS, PAGE_SECONDS = 10, 5.0
 TRIES = 3  # a second apart: what fails by chance must not stop a change
+# A server that has just left is still balanced until keepalived has asked it twice, and each question may take a
+# second, as may the pause between them. It is asked for that long, the interval between two checks, and some more.
+NOTICE_SECONDS = 6
 GROUP = re.compile(r"^virtual_server_group (\S+) \{(.*?)^\}", re.DOTALL | re.MULTILINE)
 SERVICE = re.compile(r"^virtual_server group (\S+) \{(.*?)^\}", re.DOTALL | re.MULTILINE)
+DELAY = re.compile(r"^    delay_loop (\d+)$", re.MULTILINE)
 REAL_SERVER = re.compile(
     r"real_server (\S+) \{\s+weight [1-9].*?path (\S+).*?status_code (\d+).*?connect_port (\d+)", re.DOTALL
 )
@@ -140,8 +144,9 @@ def sites(changed: set[str], live: int, trial: int) -> list[str]:
         return list(pool.map(lambda name: site_problem(name, hosts[name], live, trial), names))
 
 
-def server_problem(server: str, path: str, status: str, port: str) -> str:
-    for _ in range(TRIES):
+def server_problem(server: str, path: str, status: str, port: str, seconds: float) -> str:
+    limit = time.monotonic() + seconds
+    while True:
         if not any(servers.get(server, {}).get("weight") for servers in ipvs.table().values()):
             return ""
         try:
@@ -150,6 +155,8 @@ def server_problem(server: str, path: str, status: str, port: str) -> str:
             problem = str(error) or type(error).__name__
         if not problem:
             return ""
+        if time.monotonic() >= limit:
+            break
         time.sleep(1)
     return f"{server} takes requests now, and its new check ({path}, port {port}) fails: {problem}"
 
@@ -178,8 +185,9 @@ def servers() -> list[str]:
     with open(f"{ETC}/fleet/balancing.json", encoding="utf-8") as source:
         found = lacking(text, json.load(source))
     checks = sorted(set(REAL_SERVER.findall(text)))
+    seconds = NOTICE_SECONDS + max(map(int, DELAY.findall(text)), default=0)
     with ThreadPoolExecutor(16) as pool:
-        return found + list(pool.map(lambda check: server_problem(*check), checks))
+        return found + list(pool.map(lambda check: server_problem(*check, seconds), checks))
 
 
 def main() -> int:

@@ -118,7 +118,7 @@ export function writeAtomic(file: string, content: string, mode = 0o644): void {
   fs.renameSync(part, file);
 }
 
-const started = Date.now();
+const started = Number(process.env["FLEET_LAB_STARTED"] ?? Date.now());
 
 /** Does one step of work and says what it was and how long it took. */
 export async function step<T>(what: string, work: () => Promise<T>): Promise<T> {

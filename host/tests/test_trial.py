@@ -7,6 +7,7 @@ import os
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import unittest
 from unittest import mock
@@ -197,9 +198,12 @@ class Servers(Trial):
         self.machine.write("/etc/keepalived/fleet.conf", KEEPALIVED.format(path=path, port=port, **{**right, **candidate}))
         wanted = {"vips": ["10.77.0.100"], "services": {"10.77.0.100:80": ["127.0.0.1"]}}
         self.machine.write("/etc/fleet/balancing.json", json.dumps(wanted))
+        self.balanced(weight)
+        return self.run_trial("servers")
+
+    def balanced(self, weight):
         entry = f"  -> 7F000001:0050      Route   {weight}      0          0\n"
         self.machine.write("/proc/net/ip_vs", f"TCP  0A4D0064:0050 mh\n{entry}")
-        return self.run_trial("servers")
 
     def test_a_check_that_would_take_a_serving_server_away_is_told(self):
         port = web_server(self)
@@ -208,6 +212,13 @@ class Servers(Trial):
         wanted = f"127.0.0.1 takes requests now, and its new check (/missing, port {port}) fails: status 404, expected [200]"
         self.assertEqual((1, wanted), (code, said))
         self.assertIn("Connection refused", self.ask("/ready", 1, free_port())[1])
+
+    def test_a_server_that_leaves_the_balancing_while_it_is_asked_is_no_fault_of_the_check(self):
+        port = web_server(self)
+        leaving = threading.Timer(4, self.balanced, [0])
+        leaving.start()
+        self.addCleanup(leaving.join)
+        self.assertEqual((0, ""), self.ask("/missing", 1, port))
 
     def test_a_candidate_that_balances_less_than_it_should_is_told(self):
         port = web_server(self)

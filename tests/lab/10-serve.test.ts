@@ -24,9 +24,11 @@ class Visitor {
     return this.fetch(page, "--data", `@${form}`);
   }
 
+  /** Follows a site's redirects, but none to another site or scheme. */
   private async fetch(page: string, ...options: string[]): Promise<string> {
-    const { code, out, err } = await curl(this.base + page, "-L", "-b", this.jar, "-c", this.jar, ...options);
-    if (code !== 0) throw new Error(`${this.base}${page}: ${err}`);
+    const said = ["-L", "-w", "%{stderr}%{url_effective}", "-b", this.jar, "-c", this.jar];
+    const { code, out, err } = await curl(this.base + page, ...said, ...options);
+    if (code !== 0 || !err.startsWith(`${this.base}/`)) throw new Error(`${this.base}${page}: ${err}`);
     return out;
   }
 }
@@ -207,7 +209,10 @@ describe("the directors", () => {
 });
 
 it("the lab with its fleet takes at most 6 GB of memory", async () => {
-  const bytes = (await machines()).reduce((sum, m) => sum + m.MemoryBytes, 0);
+  const each = (await machines()).map((m) => m.MemoryBytes);
+  // Debian with systemd takes more than this anywhere: what says less was not measured.
+  expect(Math.min(...each)).toBeGreaterThan(30 * 2 ** 20);
+  const bytes = each.reduce((sum, m) => sum + m, 0);
   process.stdout.write(`the lab's machines take ${(bytes / 2 ** 30).toFixed(2)} GB\n`);
   expect(bytes).toBeLessThan(6 * 2 ** 30);
 });

@@ -1,6 +1,9 @@
+import * as fs from "fs";
+import * as path from "path";
 import { afterAll, describe, expect, it } from "vitest";
+import { cacheRoot } from "../../lab/paths";
 import { machines, order } from "../../lab/vcenter";
-import { liveDirector, ready, revive, root, run, settled, sleep, startProbe, status, type Seen } from "./lab";
+import { ipvs, liveDirector, machine, on, ready, revive, root, run, settled, sleep, startProbe, type Seen } from "./lab";
 
 const table: Record<string, Seen> = {};
 
@@ -18,10 +21,20 @@ async function killUnderLoad(what: string, name: string): Promise<Seen> {
 afterAll(() => {
   const rows = Object.entries(table).map(
     ([what, s]) =>
-      `${what.padEnd(20)} ${s.outage.toFixed(2).padStart(8)} s ${String(s.failed).padStart(6)} of ${s.sent} ${JSON.stringify(s.errors)}`,
+      `${what.padEnd(20)} ${s.outage.toFixed(2).padStart(8)} s ${s.span.toFixed(2).padStart(13)} s ${String(s.failed).padStart(6)} of ${s.sent} ${JSON.stringify(s.errors)}`,
   );
-  process.stdout.write(`\nkilled                 outage    failed requests\n${rows.join("\n")}\n`);
+  process.stdout.write(`\nkilled                 outage   first to last   failed requests\n${rows.join("\n")}\n`);
 });
+
+/** What is built once, on this computer and on the builder, and when it was. */
+async function built(): Promise<string[]> {
+  const entries = ["", "entries"].flatMap((sub) =>
+    fs.readdirSync(path.join(cacheRoot, sub), { withFileTypes: true }).map((entry) => path.join(cacheRoot, sub, entry.name)),
+  );
+  const whole = entries.filter((entry) => /\/(kernel|image|debian)-|\/entries\//.test(entry) && !entry.endsWith(".lock"));
+  const here = whole.map((entry) => `${fs.statSync(entry).mtimeMs} ${entry}`);
+  return [...here, await on("build1", "stat --format '%Y %n' /var/lib/fleet/artefacts/*")];
+}
 
 describe("the service goes on when a machine is killed", () => {
   it.each([
@@ -33,19 +46,26 @@ describe("the service goes on when a machine is killed", () => {
     const name = await choose();
     const seen = await killUnderLoad(what, name);
     expect(seen.sent).toBeGreaterThan(100);
-    // The last five seconds and more are good again; how short the gap is, is printed and improved later.
-    expect(seen.outage).toBeLessThan(12);
-    await status();
+    // How short the gap is, is printed and improved later; it is over, and what is dead gets no requests any more.
+    expect(seen.quiet, JSON.stringify(seen.failures)).toBeGreaterThan(5);
+    const { Address } = await machine(name);
+    const servers = Object.values(await ipvs(await liveDirector())).flatMap((of) => Object.entries(of));
+    const taking = servers.filter(([, weight]) => weight > 0).map(([server]) => server);
+    expect(taking.filter((server) => server.startsWith(`${Address}:`))).toEqual([]);
+    expect(taking.length).toBeGreaterThanOrEqual(5);
     await revive(name);
   });
 
-  it("`npm run lab` brings back what was killed, frozen and cut", async () => {
+  it("`npm run lab` brings back what was killed, frozen and cut, and builds nothing again", async () => {
+    const before = await built();
+    expect(before.length).toBeGreaterThan(4);
     await order("web1", "kill");
     await order("php1", "freeze");
     await order("php2", "cut");
     const { code, out, err } = await run("bash", ["lab/lab", "up"], {}, root);
     expect(code, out + err).toBe(0);
     expect((await machines()).filter((m) => m.State !== "on").map((m) => m.Name)).toEqual([]);
+    expect(await built()).toEqual(before);
   });
 
   it("and everything is ready again afterwards", async () => {

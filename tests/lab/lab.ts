@@ -95,8 +95,12 @@ export async function status(scheme: "http" | "https" = "http"): Promise<Status>
 export interface Seen {
   readonly sent: number;
   readonly failed: number;
-  /** Seconds. */
+  /** Seconds of the longest run of failures. */
   readonly outage: number;
+  /** Seconds from the first failure to the last. */
+  readonly span: number;
+  /** Seconds from the last failure to the end. */
+  readonly quiet: number;
   /** Seconds from the tick of the schedule to the end of the answer. */
   readonly p99: number;
   readonly kinds: Record<string, { readonly sent: number; readonly failed: number; readonly p99: number }>;

@@ -7,10 +7,11 @@ KIND is get (a connection of its own for each GET), keep (GETs over connections 
 that the server closed is replaced, and a GET that met the closing is sent once more, as RFC 9112 9.3.1
 has it and every browser does) or post (a POST whose body takes POST_SECONDS to send). STEP is the time between two ticks in seconds.
 
-Prints one JSON line: {sent, failed, outage, p99, kinds, bodies, errors, failures, resent, latencies}. `outage` is the
-time from the first failed request of the longest run of failures to the next good one; latencies, one for each
-request in the order of their ticks, count from the tick, so a stall of the client counts too. Ends after the tick
-when its standard input is closed.
+Prints one JSON line: {sent, failed, outage, span, quiet, p99, kinds, bodies, errors, failures, resent, latencies}.
+`outage` is the time from the first failed request of the longest run of failures to the next good one, `span` from
+the first failed request of all to the last, `quiet` from the last failed request (or the begin) to the end; latencies,
+one for each request in the order of their ticks, count from the tick, so a stall of the client counts too. Ends after
+the tick when its standard input is closed.
 """
 
 import collections
@@ -161,10 +162,14 @@ for at, good, *_ in results:
         outage, since = max(outage, at - since), None
 if since is not None:
     outage = max(outage, results[-1][0] + min(steps.values()) - since)
+bad = [row[0] for row in results if not row[1]]
+span = bad[-1] - bad[0] if bad else 0.0
+quiet = (results[-1][0] if results else 0.0) - (bad[-1] if bad else 0.0)
 kinds = {kind: summary([row for row in results if row[3] == kind]) for kind in steps}
 errors = collections.Counter(f"{kind}: {note}" for _, good, note, kind, _ in results if not good)
 bodies = collections.Counter(note for _, good, note, *_ in results if good)
 failures = [f"{clock(at)} {kind}: {note}" for at, good, note, kind, _ in results if not good][:20]
 said = {"kinds": kinds, "bodies": bodies, "errors": errors, "failures": failures, "resent": len(resent)}
 said["latencies"] = [round(row[4], 3) for row in results]
-print(json.dumps({**summary(results), "outage": round(outage, 2), **said}))
+times = {"outage": round(outage, 2), "span": round(span, 2), "quiet": round(quiet, 2)}
+print(json.dumps({**summary(results), **times, **said}))

@@ -83,8 +83,17 @@ interface Preview {
   readonly messages: readonly string[];
 }
 
-/** Previews a committed stack, with an edit of its configuration, in a backend of its own. */
-function preview(stack: string, edit: (config: Record<string, unknown>) => void = () => undefined): Preview {
+/** A stack with its secrets, in a backend of its own. */
+interface Stack {
+  readonly directory: string;
+  readonly encryptionsalt: string;
+  readonly pulumi: (args: string[], input?: string) => ReturnType<typeof spawnSync>;
+}
+const stacks = new Map<string, Stack>();
+
+function initialised(stack: string): Stack {
+  const known = stacks.get(stack);
+  if (known) return known;
   const directory = fs.mkdtempSync(path.join(scratch, `${stack}-`));
   const env = {
     ...process.env,
@@ -94,24 +103,10 @@ function preview(stack: string, edit: (config: Record<string, unknown>) => void 
   fs.writeFileSync(env.PULUMI_CONFIG_PASSPHRASE_FILE, "for this preview only\n", { mode: 0o600 });
   const project = YAML.parse(fs.readFileSync(path.join(root, "Pulumi.yaml"), "utf8")) as { main: string };
   fs.writeFileSync(path.join(directory, "Pulumi.yaml"), YAML.stringify({ ...project, main: path.join(root, project.main) }));
-  const pulumi = (args: string[], input = ""): ReturnType<typeof spawnSync> =>
+  const pulumi: Stack["pulumi"] = (args, input = "") =>
     spawnSync("pulumi", [...args, "--non-interactive"], { cwd: directory, env, input, encoding: "utf8", maxBuffer: 1 << 28 });
   pulumi(["stack", "init", stack, "--secrets-provider", "passphrase"]);
-  const initialised = path.join(directory, `Pulumi.${stack}.yaml`);
-  const committed = YAML.parse(fs.readFileSync(path.join(root, `Pulumi.${stack}.yaml`), "utf8"), { merge: true }) as {
-    config: Record<string, unknown>;
-  };
-  const { encryptionsalt } = YAML.parse(fs.readFileSync(initialised, "utf8")) as { encryptionsalt: string };
-  // The inventory's names are the simulator's; everything else is what is committed.
-  const names = { datacenter: "DC0", cluster: "DC0_C0", datastore: "LocalDS_0", network: "VM Network" };
-  const access = { server, user: "administrator@vsphere.local", allowUnverifiedSsl: true };
-  const config: Record<string, unknown> = {
-    ...committed.config,
-    "fleet:vsphere": { ...(committed.config["fleet:vsphere"] as object), ...names, ...access },
-  };
-  edit(config);
-  const file = path.join(directory, "config.yaml");
-  fs.writeFileSync(file, YAML.stringify({ encryptionsalt, config }, { aliasDuplicateObjects: false }));
+  const { encryptionsalt } = YAML.parse(fs.readFileSync(path.join(directory, `Pulumi.${stack}.yaml`), "utf8")) as Stack;
   const secrets: Secrets = {
     vspherePassword: password,
     sshPrivateKey: hostKeyFromSeed("3".repeat(64), "operator").privateKey,
@@ -123,6 +118,27 @@ function preview(stack: string, edit: (config: Record<string, unknown>) => void 
   for (const [name, value] of Object.entries(secrets)) {
     pulumi(["config", "set", "--stack", stack, "--config-file", secretsPath, "--secret", `fleet:${name}`], value);
   }
+  const made = { directory, encryptionsalt, pulumi };
+  stacks.set(stack, made);
+  return made;
+}
+
+/** Previews a committed stack, with an edit of its configuration. */
+function preview(stack: string, edit: (config: Record<string, unknown>) => void = () => undefined): Preview {
+  const { directory, encryptionsalt, pulumi } = initialised(stack);
+  const committed = YAML.parse(fs.readFileSync(path.join(root, `Pulumi.${stack}.yaml`), "utf8"), { merge: true }) as {
+    config: Record<string, unknown>;
+  };
+  // The inventory's names are the simulator's; everything else is what is committed.
+  const names = { datacenter: "DC0", cluster: "DC0_C0", datastore: "LocalDS_0", network: "VM Network" };
+  const access = { server, user: "administrator@vsphere.local", allowUnverifiedSsl: true };
+  const config: Record<string, unknown> = {
+    ...committed.config,
+    "fleet:vsphere": { ...(committed.config["fleet:vsphere"] as object), ...names, ...access },
+  };
+  edit(config);
+  const file = path.join(directory, "config.yaml");
+  fs.writeFileSync(file, YAML.stringify({ encryptionsalt, config }, { aliasDuplicateObjects: false }));
   const { status, stdout, stderr } = pulumi(["preview", "--json", "--stack", stack, "--config-file", file]);
   const text = `${String(stdout)}${String(stderr)}`;
   const start = String(stdout).indexOf("{");

@@ -1,13 +1,19 @@
 import { spawn } from "child_process";
+import * as fs from "fs";
+import * as os from "os";
+import * as path from "path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { root, run, sleep, type Outcome } from "../lab/lab";
 
+/** With FLEET_COLD=1 what is built once is built in this test too: tools, kernel, image. */
+const cache = process.env["FLEET_COLD"] ? fs.mkdtempSync(path.join(os.tmpdir(), "fleet-cold-")) : undefined;
 /** A lab of its own, beside the one of the other tests; it begins with nothing. */
-const env = { FLEET_LAB_NUMBER: "9" };
+const env: Record<string, string> = { FLEET_LAB_NUMBER: "9", ...(cache && { FLEET_CACHE: cache }) };
 const lab = (...words: string[]): Promise<Outcome> => run("bash", ["lab/lab", ...words], env);
 
 /** Seconds that each run is given; a run takes up where the one before was ended. FLEET_MOMENTS overrides them. */
-const moments = process.env["FLEET_MOMENTS"]?.split(",").map(Number) ?? Array.from({ length: 12 }, (_, i) => (i + 1) * 6 * Math.random());
+const moments =
+  process.env["FLEET_MOMENTS"]?.split(",").map(Number) ?? Array.from({ length: 12 }, (_, i) => (i + 1) * (cache ? 20 : 6) * Math.random());
 
 /** Starts the lab and sends a signal to all that was started with it, unless it is up before. */
 async function interrupted(after: number, signal: NodeJS.Signals): Promise<void> {
@@ -25,7 +31,10 @@ async function interrupted(after: number, signal: NodeJS.Signals): Promise<void>
 }
 
 beforeAll(async () => void (await lab("destroy")));
-afterAll(async () => void (await lab("destroy")));
+afterAll(async () => {
+  await lab("destroy");
+  if (cache) fs.rmSync(cache, { recursive: true, force: true });
+});
 
 it("a lab that was interrupted again and again gets there, and is whole", async () => {
   for (const [number, after] of moments.entries()) {

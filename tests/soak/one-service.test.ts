@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { changedCheckout, mixed, on, pulumi, startProbe, type Outcome, type Seen } from "../lab/lab";
+import { relocated } from "../../lab/settings";
+import { changedCheckout, drain, ipvs, machine, mixed, on, pulumi, startProbe, undrain, until, type Outcome, type Seen } from "../lab/lab";
 import { state } from "../lab/mistakes";
 import { clear, put, served, siteFile, withSites } from "./scripts";
 
@@ -133,6 +134,29 @@ describe("a site touches one service on each PHP VM and one vhost on each Apache
     const { code, out, err, found } = await change("a site comes", undefined, withSites({ extra }));
     expect(code, out + err).toBe(0);
     expect(found).toEqual(expected(true));
+  });
+
+  it("its port is in the balancing as every other, and goes out of it with its VM", async () => {
+    const { Address } = await machine("php1");
+    const own = async (director: string): Promise<[string, number][]> =>
+      Object.entries(await ipvs(director)).flatMap(([service, servers]) =>
+        Object.entries(servers)
+          .filter(([server]) => server.startsWith(`${Address}:`))
+          .map(([server, weight]): [string, number] => [`${service} ${server.split(":")[1]}`, weight]),
+      );
+    const ports = [10001, 10002, 10003, extra.port].map((port) => `${relocated("10.77.0.101")}:${port} ${port}`).sort();
+    await drain("php1");
+    try {
+      for (const director of ["lb1", "lb2"]) {
+        await until(async () => (await own(director)).every(([, weight]) => weight === 0), 10, `${director} sends php1 nothing`);
+        expect((await own(director)).map(([name]) => name).sort()).toEqual(ports);
+      }
+    } finally {
+      await undrain("php1");
+    }
+    for (const director of ["lb1", "lb2"]) {
+      await until(async () => (await own(director)).every(([, weight]) => weight === 1), 10, `${director} sends php1 requests`);
+    }
   });
 
   it("and when it goes", async () => {

@@ -88,8 +88,8 @@ export const balancersSchema = z.strictObject({
   virtualRouterId: z.int().min(1).max(255).default(51),
   /** Time between two VRRP advertisements; a take-over needs about 3.6 of them. */
   advertInterval: duration.default("1 second"),
-  /** Time between two health checks of a real server. */
-  checkInterval: duration.default("1 second"),
+  /** Time between two health checks of a real server, at most a minute: so long is a candidate tried too. */
+  checkInterval: duration.refine((s) => (seconds(s) ?? 0) <= 60, { error: 'a duration of at most "60 seconds"' }).default("1 second"),
 });
 
 export const nasSchema = z.discriminatedUnion("kind", [

@@ -49,7 +49,8 @@ const vitest = (project: string): Suite => ({
 const unittest = (output: string): Count => {
   const sum = (pattern: RegExp): number => [...output.matchAll(pattern)].reduce((all, m) => all + Number(m[1]), 0);
   const bad = sum(/(?:failures|errors)=(\d+)/g);
-  return { passed: sum(/^Ran (\d+) tests? in/gm) - bad, failed: bad };
+  const skipped = sum(/skipped=(\d+)/g);
+  return { passed: sum(/^Ran (\d+) tests? in/gm) - bad - skipped, failed: bad };
 };
 
 const goTest = (output: string): Count => ({

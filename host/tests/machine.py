@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 HOST = Path(__file__).resolve().parent.parent
-# As on a machine, and with the standard library alone: what else this Python has been given is left out.
+# As on a machine (-IB), and with the standard library alone (-S): what else this Python was given is left out.
 PYTHON = (sys.executable, "-ISB")
 
 # Keeps each unit's state in <root>/units and each call in <root>/calls. A unit named in

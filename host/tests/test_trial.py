@@ -47,6 +47,7 @@ virtual_server_group web {{
 }}
 
 virtual_server group web {{
+    delay_loop {delay}
     lvs_method {method}
 
     real_server {server} {{
@@ -194,7 +195,7 @@ class Sites(Trial):
 
 class Servers(Trial):
     def ask(self, path, weight, port, **candidate):
-        right = {"vip": "10.77.0.100", "port80": 80, "method": "DR", "server": "127.0.0.1", "new": 1}
+        right = {"vip": "10.77.0.100", "port80": 80, "method": "DR", "server": "127.0.0.1", "new": 1, "delay": 1}
         self.machine.write("/etc/keepalived/fleet.conf", KEEPALIVED.format(path=path, port=port, **{**right, **candidate}))
         wanted = {"vips": ["10.77.0.100"], "services": {"10.77.0.100:80": ["127.0.0.1"]}}
         self.machine.write("/etc/fleet/balancing.json", json.dumps(wanted))
@@ -215,10 +216,10 @@ class Servers(Trial):
 
     def test_a_server_that_leaves_the_balancing_while_it_is_asked_is_no_fault_of_the_check(self):
         port = web_server(self)
-        leaving = threading.Timer(4, self.balanced, [0])
+        leaving = threading.Timer(8, self.balanced, [0])
         leaving.start()
         self.addCleanup(leaving.join)
-        self.assertEqual((0, ""), self.ask("/missing", 1, port))
+        self.assertEqual((0, ""), self.ask("/missing", 1, port, delay=5))
 
     def test_a_candidate_that_balances_less_than_it_should_is_told(self):
         port = web_server(self)
@@ -236,6 +237,7 @@ class Servers(Trial):
     def test_the_pattern_reads_every_real_server_of_the_template(self):
         text = (HOST.parent / "tests/golden/lb1.bundle").read_text()
         self.assertEqual(text.count("real_server"), len(trial.REAL_SERVER.findall(text)))
+        self.assertEqual(text.count("delay_loop"), len(trial.DELAY.findall(text)))
         wanted = text.partition('"/etc/fleet/balancing.json"')[2].partition("\n")[2].partition("\n@")[0]
         self.assertEqual([], trial.lacking(text, json.loads(wanted)))
 

@@ -1,15 +1,14 @@
 import * as fs from "fs";
-import * as os from "os";
 import * as path from "path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { labPaths } from "../../lab/paths";
 import { machines } from "../../lab/vcenter";
 import { relocated as at } from "../../lab/settings";
-import { curl, ipvs, liveDirector, on, pulumi, status, type Status } from "./lab";
+import { curl, ipvs, liveDirector, on, pulumi, status, temporary, type Status } from "./lab";
 
 /** A page of a site with its cookies kept in a jar of its own. */
 class Visitor {
-  private readonly jar = path.join(fs.mkdtempSync(path.join(os.tmpdir(), "visitor-")), "cookies");
+  private readonly jar = path.join(temporary("visitor"), "cookies");
 
   constructor(private readonly base: string) {}
 
@@ -22,6 +21,12 @@ class Visitor {
     const form = `${this.jar}.form`;
     fs.writeFileSync(form, new URLSearchParams(fields).toString(), { mode: 0o600 });
     return this.fetch(page, "--data", `@${form}`);
+  }
+
+  /** Value of a cookie that the site has set. */
+  cookie(name: string): string {
+    const lines = fs.readFileSync(this.jar, "utf8").split("\n");
+    return lines.map((line) => line.split("\t")).find((words) => words[5] === name)?.[6] ?? "";
   }
 
   /** Follows a site's redirects, but none to another site or scheme. */
@@ -57,15 +62,19 @@ describe("the status site answers through the VIP", () => {
     expect(new Set(answers[scheme].map((a) => a.https))).toEqual(new Set([scheme === "https"]));
   });
 
-  it("with the PHP that the fleet compiled, and as the site's own uid", () => {
+  it("with the PHP that the fleet compiled, and as the site's own uid", async () => {
     for (const answer of [...answers.http, ...answers.https]) {
       expect([answer.php, answer.uid]).toEqual(["8.2.32", 20001]);
       expect(answer.modules).toContain("redis");
     }
+    for (const vm of ["php1", "php2"]) {
+      const serving = "sudo readlink /proc/$(systemctl show --property MainPID --value fleet-site-status)/exe";
+      expect(await on(vm, serving), vm).toMatch(/^\/opt\/php\/8\.2\.32-[0-9a-f]{12}\/sbin\/php-fpm\n$/);
+    }
   });
 
   it("keeps a visitor's count in Redis while the PHP VMs alternate", async () => {
-    const jar = path.join(fs.mkdtempSync(path.join(os.tmpdir(), "count-")), "cookies");
+    const jar = path.join(temporary("count"), "cookies");
     const seen: Status[] = [];
     const hosts = (): number => new Set(seen.map((s) => s.host)).size;
     while (seen.length < 8 || (seen.length < 600 && hosts() < 2)) {
@@ -174,8 +183,9 @@ describe("DokuWiki, from Debian's source archive", () => {
       expect(await visitor.get("/doku.php?id=start")).toContain("Logged in as");
     }
     expect(await both()).toBe(true);
-    const ask = `sudo awk '$1 == "requirepass" { print "AUTH", $2; print "KEYS wiki:*" }' /etc/redis/annex.conf | redis-cli`;
-    expect(await on("annex", ask)).toContain("wiki:");
+    const key = `wiki:${visitor.cookie("DokuWiki")}`;
+    const ask = `sudo awk '$1 == "requirepass" { print "AUTH", $2; print "GET ${key}" }' /etc/redis/annex.conf | redis-cli`;
+    expect(await on("annex", ask)).toMatch(/s:4:"user";s:5:"admin"/);
   });
 
   it("shows the login form to a visitor who is not logged in", async () => {

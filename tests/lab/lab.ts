@@ -2,6 +2,7 @@ import { execFile, spawn } from "child_process";
 import * as fs from "fs";
 import * as os from "os";
 import * as path from "path";
+import { afterAll } from "vitest";
 import { configFile, projectDirectory, pulumiEnvironment } from "../../lab/fleet";
 import { labPaths } from "../../lab/paths";
 import { network, relocated } from "../../lab/settings";
@@ -241,9 +242,19 @@ export async function settled(): Promise<void> {
   await until(whole, 120, "all real servers are back and the site answers");
 }
 
+const folders: string[] = [];
+afterAll(() => folders.splice(0).forEach((folder) => fs.rmSync(folder, { recursive: true, force: true })));
+
+/** A directory that is gone when the tests of the file have ended. */
+export function temporary(what: string): string {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), `${what}-`));
+  folders.push(folder);
+  return folder;
+}
+
 /** A copy of the checkout in which one file is changed: what a commit of a colleague would be. */
 export async function changedCheckout(file: string, change: (text: string) => string): Promise<string> {
-  const copy = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-checkout-"));
+  const copy = temporary("fleet-checkout");
   for (const name of [
     "Pulumi.yaml",
     "package.json",

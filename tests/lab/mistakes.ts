@@ -36,20 +36,23 @@ export const state = async (name: string): Promise<string> =>
 
 /** Watches over one long connection which generation is live: a mistake may refuse new ones. */
 async function watchGeneration(name: string): Promise<{ stop: () => number }> {
+  const before = (await on(name, "readlink /var/lib/fleet/current")).trim();
   const loop = "while sleep 0.2; do echo $(cut -d' ' -f1 /proc/uptime) $(readlink /var/lib/fleet/current); done";
   const child = spawn("ssh", [...sshWords((await machine(name)).Address), loop], { stdio: ["ignore", "pipe", "ignore"] });
   let said = "";
   child.stdout.on("data", (data: Buffer) => (said += data.toString()));
   return {
-    /** Seconds that another generation than the first was live; 0 where none ever was. */
+    /** Seconds that another generation than the first was live, at most; 0 where none ever was. */
     stop: () => {
       child.kill();
       const looks = said
         .split("\n")
         .map((line) => line.split(" "))
         .filter((words) => words.length === 2);
-      const others = looks.filter(([, generation]) => generation !== looks[0]?.[1]).map(([at]) => Number(at));
-      return others.length === 0 ? 0 : Math.max(...others) - Math.min(...others);
+      const others = looks.flatMap(([, generation], n) => (generation === before ? [] : [n]));
+      if (looks.length < 5 || others[0] === 0) throw new Error(`${name} was looked at ${looks.length} times, first at ${looks[0]?.[1]}`);
+      const at = (n: number): number => Number(looks[Math.min(n, looks.length - 1)]?.[0]);
+      return others.length === 0 ? 0 : at(Math.max(...others) + 1) - at(Math.min(...others) - 1);
     },
   };
 }

@@ -192,7 +192,6 @@ describe("a hostile site", () => {
 
   it("gets everything on a fleet without the walls", async () => {
     const box = "templates/php/box.mustache";
-    const without = (pattern: RegExp) => (text: string) => text.replaceAll(pattern, "");
     const walls =
       /^(TemporaryFileSystem|BindPaths|InaccessiblePaths|ProtectProc|ProcSubset|PrivateDevices|PrivateIPC)=.*\n|^\{\{[#/](denied|allowed)\}\}\n|^(IPAddress\w+|ExecStartPre)=.*\n/gm;
     const copy = await changedCheckout(box, (text) =>

@@ -125,11 +125,19 @@ async function settleInterrupted(stack: Stack): Promise<void> {
   });
 }
 
-/** Starts what was killed, thaws what was frozen, plugs in what was cut: a machine that is away would stop every change. */
-async function bringBack(): Promise<void> {
+/**
+ * Starts what was killed, thaws what was frozen, plugs in what was cut: a machine that is away would stop every change.
+ * It waits for those that the configuration names; the others are on their way out, or no business of this stack.
+ */
+async function bringBack(names: readonly string[]): Promise<void> {
   const verbs: Record<string, string> = { off: "start", frozen: "thaw" };
-  for (const { Name, State } of await machines()) await order(Name, verbs[State] ?? "heal");
-  const away = async (): Promise<string[]> => (await machines()).filter((m) => m.State !== "on").map((m) => m.Name);
+  for (const { Name, State } of await machines()) {
+    await order(Name, verbs[State] ?? "heal").catch((error: unknown) => {
+      if (names.includes(Name)) throw error;
+    });
+  }
+  const away = async (): Promise<string[]> =>
+    (await machines()).filter((m) => m.State !== "on" && names.includes(m.Name)).map((m) => m.Name);
   const waiting = await away();
   if (waiting.length === 0) return;
   await step(`waiting for ${waiting.join(", ")}`, async () => {
@@ -182,10 +190,11 @@ async function labStack(config = committedConfig): Promise<Stack> {
 /** `pulumi up` of the lab's stack, with progress, and the summary table at the end. */
 export async function up(config: string): Promise<void> {
   const stack = await labStack(config);
-  const progress = new Progress(hostNames(YAML.parse(fs.readFileSync(configFile, "utf8"))));
+  const names = hostNames(YAML.parse(fs.readFileSync(configFile, "utf8")));
+  const progress = new Progress(names);
   fs.rmSync(upLog, { force: true });
   await settleInterrupted(stack);
-  await bringBack();
+  await bringBack(names);
   await step("pulumi up", async () => {
     try {
       await stack.up({

@@ -509,6 +509,46 @@ func TestMachineThatDiedWithTheLabIsBootedAgain(t *testing.T) {
 	l.eventually("started again", func() bool { return after.has("start web1") })
 }
 
+func TestDestroyedMachineStaysAwayFromLists(t *testing.T) {
+	machines := newMachines(t.TempDir(), newPaper(), func(string, Event) {})
+	for i := range 5 {
+		id := fmt.Sprint("vm-", i)
+		must(t, <-machines.Start(Spec{ID: id}))
+		for file := range 200 { // it takes a while to remove
+			must(t, os.WriteFile(filepath.Join(machines.machineDir(id), fmt.Sprint(file)), nil, 0o600))
+		}
+		for done := machines.Destroy(id); ; {
+			if len(machines.Status()) == 0 && len(done) == 1 {
+				must(t, <-done)
+				break
+			} else if len(done) == 1 {
+				t.Fatalf("a destroyed machine is listed: %+v", machines.Status())
+			}
+		}
+	}
+}
+
+func TestMachineOfNoVMGoesAtTheNextStartAndTheAnnexStays(t *testing.T) {
+	c := testConfig(t)
+	hv := newPaper()
+	machines := newMachines(filepath.Join(c.State, "machines"), hv, func(string, Event) {})
+	for _, id := range []string{"vm-99", "annex"} {
+		must(t, <-machines.Start(Spec{ID: id, Name: id, Image: "/images/bookworm"}))
+	}
+	must(t, os.Mkdir(machines.machineDir("vm-100"), 0o700)) // killed while it removed a machine
+	l := openTestLab(t, c, hv)
+	defer l.lab.close()
+	l.eventually("cleared", func() bool { return hv.has("stop vm-99 graceful=false") })
+	for id, want := range map[string]bool{"vm-99": false, "vm-100": false, "annex": true} {
+		if _, err := os.Stat(machines.machineDir(id)); (err == nil) != want {
+			t.Errorf("%s: directory there: %v, want %v", id, err == nil, want)
+		}
+	}
+	if hv.has("stop annex graceful=false") {
+		t.Error("the annex was stopped")
+	}
+}
+
 func TestGuestAddressIsReadFromEveryEncoding(t *testing.T) {
 	plain := "network:\n  ethernets:\n    nic0:\n      addresses: [10.77.0.9/24]\n"
 	for encoding, value := range map[string]string{

@@ -98,14 +98,21 @@ func (m *Machines) machineDir(id string) string { return filepath.Join(m.dir, id
 // bootFile remembers how long the machine took to boot, for the status after this program was restarted.
 func (m *Machines) bootFile(id string) string { return filepath.Join(m.machineDir(id), "boot-time") }
 
+// specFile is there as long as the machine is.
+func (m *Machines) specFile(id string) string { return filepath.Join(m.machineDir(id), "machine.json") }
+
 func (m *Machines) get(id string) *machine {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.getLocked(id)
+}
+
+func (m *Machines) getLocked(id string) *machine {
 	x, ok := m.byID[id]
 	if !ok {
 		x = &machine{orders: make(chan func(), 64), state: "off"}
 		x.spec.ID = id
-		if text, err := os.ReadFile(filepath.Join(m.machineDir(id), "machine.json")); err == nil {
+		if text, err := os.ReadFile(m.specFile(id)); err == nil {
 			_ = json.Unmarshal(text, &x.spec)
 		}
 		if text, err := os.ReadFile(m.bootFile(id)); err == nil {
@@ -154,7 +161,7 @@ func (m *Machines) Start(spec Spec) <-chan error {
 		if err := os.MkdirAll(m.machineDir(spec.ID), 0o700); err != nil {
 			return err
 		}
-		if err := writeFile(filepath.Join(m.machineDir(spec.ID), "machine.json"), text, 0o600); err != nil {
+		if err := writeFile(m.specFile(spec.ID), text, 0o600); err != nil {
 			return err
 		}
 		x.mu.Lock()
@@ -276,11 +283,38 @@ func (m *Machines) Destroy(id string) <-chan error {
 		if err != nil {
 			return err
 		}
+		// Both under one lock: a list made between the two would take the machine in again from its file.
 		m.mu.Lock()
+		_ = os.Remove(m.specFile(id))
 		delete(m.byID, id)
 		m.mu.Unlock()
 		return os.RemoveAll(m.machineDir(id))
 	})
+}
+
+// Clear removes what a program that was killed left of VMs which the inventory no longer has, or never saved: a machine
+// may still run at an address that another one will be given.
+func (m *Machines) Clear(keep func(id string) bool) {
+	var waits []<-chan error
+	for _, id := range m.directories() {
+		if !keep(id) {
+			log.Printf("%s: removed, it is not in the inventory", m.get(id).label())
+			waits = append(waits, m.Destroy(id))
+		}
+	}
+	for _, wait := range waits {
+		<-wait
+	}
+}
+
+// directories are the ids of all machines that have left anything.
+func (m *Machines) directories() []string {
+	entries, _ := os.ReadDir(m.dir)
+	var ids []string
+	for _, entry := range entries {
+		ids = append(ids, entry.Name())
+	}
+	return ids
 }
 
 // StopAll ends every machine, all at once, and waits.
@@ -311,13 +345,12 @@ type Status struct {
 
 // Status lists all machines known, by name.
 func (m *Machines) Status() []Status {
-	entries, _ := os.ReadDir(m.dir)
-	for _, entry := range entries {
-		if _, err := os.Stat(filepath.Join(m.dir, entry.Name(), "machine.json")); err == nil {
-			m.get(entry.Name())
+	m.mu.Lock()
+	for _, id := range m.directories() {
+		if _, err := os.Stat(m.specFile(id)); err == nil {
+			m.getLocked(id)
 		}
 	}
-	m.mu.Lock()
 	all := make([]*machine, 0, len(m.byID))
 	for _, x := range m.byID {
 		all = append(all, x)

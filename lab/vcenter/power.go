@@ -186,8 +186,11 @@ func toolsStopped() []types.PropertyChange {
 }
 
 // resume brings the machines of a restored inventory to the state their VMs say: those that survived are taken over,
-// those that did not are booted from their disks.
+// those that did not are booted from their disks, and what belongs to no VM goes.
 func (p *Power) resume() {
+	p.machines.Clear(func(id string) bool {
+		return !strings.HasPrefix(id, "vm-") || p.inv.registry().Get(types.ManagedObjectReference{Type: "VirtualMachine", Value: id}) != nil
+	})
 	for _, vm := range p.inv.vms() {
 		if vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn {
 			p.machines.Start(p.spec(&vm.VirtualMachine))

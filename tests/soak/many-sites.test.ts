@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { curl, drain, machine, on, pulumi, quantile, sleep, startProbe, undrain, until } from "../lab/lab";
-import { withSites } from "./scripts";
+import { forget, withSites } from "./scripts";
 
 /** Sites beside the lab's own, and how many come with one `up`. FLEET_SITES and FLEET_STEP override them. */
 const sites = Number(process.env["FLEET_SITES"] ?? 500);
@@ -128,9 +128,7 @@ describe(`${sites} sites on PHP VMs of 6 GB`, () => {
       tell(`${"all sites removed, sizes restored".padEnd(34)} up ${(await up()).toFixed(0)} s`);
     } finally {
       process.stdout.write(`\n${sites} sites; memory of php1 in MB, times in seconds\n${rows.join("\n")}\n`);
-      await on("nas1", "sudo sh -c 'rm -rf /srv/fleet/sites/many[0-9]*'");
-      const accounts = "/etc/passwd /etc/shadow /etc/group /etc/gshadow";
-      for (const vm of phpVms) await on(vm, `sudo sed -i '/^fleet-site-many[0-9]/d' ${accounts}`);
+      await forget("many");
     }
     expect(cleaned.filter(({ status }) => status === "rejected")).toEqual([]);
   }, 2 * hour);

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { fleet, on, pulumi, sleep, until } from "../lab/lab";
-import { clear, noteRun, phpexec, place, put, runsOf, startPhpexec, withCron } from "./scripts";
+import { clear, forget, noteRun, phpexec, place, put, runsOf, served, startPhpexec, withCron, withSites } from "./scripts";
 
 const sites = ["blog", "status", "wiki"];
 const vms = ["php1", "php2"];
@@ -114,6 +114,44 @@ describe("phpexec", () => {
     expect(out).toMatch(/3 sites, 1 failed\n$/);
     expect((await phpexec(["--php", "8.2", `${place}/ticks.php`])).code).toBe(0);
     expect((await phpexec(["--php", "7.4", `${place}/ticks.php`])).code).toBe(2);
+  });
+});
+
+describe("phpexec over twenty sites", () => {
+  const names = [...sites, ...Array.from({ length: 17 }, (_, n) => `unit${String(n).padStart(2, "0")}`)];
+  const script = `${place}/failing.php`;
+  const site = (name: string, n: number): object => ({
+    name,
+    hosts: [`${name}.lab.test`],
+    https: "both",
+    uid: 21000 + n,
+    port: 11000 + n,
+    php: { version: "8.2" },
+    sessions: "files",
+    seed: { files: { [script]: failing } },
+  });
+
+  beforeAll(async () => {
+    for (const name of sites) await put(name, "failing.php", failing, served);
+    const files = Object.fromEntries(names.slice(sites.length).map((name, n) => [name, site(name, n)]));
+    const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], undefined, withSites(files));
+    expect(code, out + err).toBe(0);
+  });
+  afterAll(async () => {
+    const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"]);
+    expect(code, out + err).toBe(0);
+    await forget("unit");
+  });
+
+  it("one of which fails: a table with a row of each, and exit code 1", async () => {
+    const { code, out, err } = await phpexec(["--all-sites", `htdocs/${script}`]);
+    process.stdout.write(`\n${out.slice(out.indexOf("┌"))}`);
+    expect(code, err).toBe(1);
+    for (const name of names) {
+      expect(out).toContain(`${name}: one\n${name}: two\n`);
+      expect(out).toMatch(new RegExp(`│ ${name} +│ php[12] │ 8\\.2\\.32 │ ${name === "wiki" ? 3 : 0} +│`));
+    }
+    expect(out).toMatch(/20 sites, 1 failed\n$/);
   });
 });
 

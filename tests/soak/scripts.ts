@@ -30,6 +30,13 @@ export const read = (site: string, name: string): Promise<string> =>
 export const clear = (site: string): Promise<string> =>
   on("nas1", `cd /srv/fleet/sites && sudo rm -rf ${[place, served, ".fleet"].map((directory) => `${site}/${directory}`).join(" ")}`);
 
+/** Removes the trees and accounts of sites that only a test had, known by how their names begin. */
+export async function forget(prefix: string): Promise<void> {
+  await on("nas1", `sudo sh -c 'rm -rf /srv/fleet/sites/${prefix}[0-9]*'`);
+  const accounts = "/etc/passwd /etc/shadow /etc/group /etc/gshadow";
+  for (const vm of ["php1", "php2"]) await on(vm, `sudo sed -i '/^fleet-site-${prefix}[0-9]/d' ${accounts}`);
+}
+
 /** Starts phpexec as an operator does, in a process group of its own. */
 export function startPhpexec(...words: string[]): ChildProcess {
   return spawn("tsx", [path.join(root, "cli", "phpexec.ts"), "-s", "lab", ...words], {

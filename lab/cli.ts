@@ -5,6 +5,7 @@ import * as path from "path";
 import * as tty from "tty";
 import { Command, InvalidArgumentError } from "commander";
 import Table from "cli-table3";
+import { ConfigError } from "../config/problems";
 import * as fleet from "./fleet";
 import { machinesDestroyed, machinesDown, machinesUp } from "./machines";
 import { committedConfig, labPaths, labRoot } from "./paths";
@@ -24,7 +25,7 @@ cli
   .option("--machines-only", "leave out the fleet")
   .option("--config <file>", "another configuration of the stack than the committed one, this once", committedConfig)
   .action(async (options: { machinesOnly?: boolean; config: string }) => {
-    await machinesUp(options.config);
+    await machinesUp(fleet.wantedFleet(options.config).config.vsphere.templates);
     if (!options.machinesOnly) await fleet.up(options.config);
     process.stderr.write(`lab: up after ${secondsSinceStart().toFixed(0)} s\n`);
   });
@@ -191,6 +192,8 @@ async function main(): Promise<void> {
 }
 
 main().catch((error: unknown) => {
-  process.stderr.write(`lab: ${error instanceof LabError ? error.message : String((error as Error).stack ?? error)}\n`);
+  process.stderr.write(
+    `lab: ${error instanceof LabError || error instanceof ConfigError ? error.message : String((error as Error).stack ?? error)}\n`,
+  );
   process.exitCode = 1;
 });

@@ -7,8 +7,9 @@ import * as fs from "fs";
 import * as path from "path";
 import * as YAML from "yaml";
 import { removeStaleLocks } from "../cli/locks";
-import { withProgram, type FleetMachine } from "../cli/stack";
-import { secretsFile } from "../config/load";
+import { committed, withProgram, type FleetMachine } from "../cli/stack";
+import { loadFleet, secretsFile } from "../config/load";
+import type { Fleet } from "../config/model";
 import type { Secrets } from "../config/schema";
 import type { Facts } from "./facts";
 import { committedConfig, labPaths, labRoot, repoRoot } from "./paths";
@@ -29,6 +30,9 @@ const secretsPath = path.join(projectDirectory, secretsFile(stackName));
 /** Site files of a lab that is not number 0, with its own addresses. */
 const sitesDirectory = path.join(projectDirectory, "sites");
 const upLog = path.join(labPaths.logs, "pulumi-up.log");
+
+/** What a configuration of the stack asks for. @throws ConfigError with all its mistakes, before anything is started. */
+export const wantedFleet = (config: string): Fleet => loadFleet(committed(stackName, config)).fleet;
 
 /** Environment of every pulumi command on the lab's stack: file backend and passphrase in the lab. */
 export function pulumiEnvironment(): Record<string, string> {
@@ -125,19 +129,12 @@ async function settleInterrupted(stack: Stack): Promise<void> {
   });
 }
 
-/**
- * Starts what was killed, thaws what was frozen, plugs in what was cut: a machine that is away would stop every change.
- * It waits for those that the configuration names; the others are on their way out, or no business of this stack.
- */
+/** Starts what was killed, thaws what was frozen, plugs in what was cut: a machine that is away would stop every change. */
 async function bringBack(names: readonly string[]): Promise<void> {
-  const verbs: Record<string, string> = { off: "start", frozen: "thaw" };
-  for (const { Name, State } of await machines()) {
-    await order(Name, verbs[State] ?? "heal").catch((error: unknown) => {
-      if (names.includes(Name)) throw error;
-    });
-  }
-  const away = async (): Promise<string[]> =>
-    (await machines()).filter((m) => m.State !== "on" && names.includes(m.Name)).map((m) => m.Name);
+  const own = async (): Promise<Machine[]> => (await machines()).filter(({ Name }) => names.includes(Name));
+  const verbs: Record<string, string> = { off: "start", frozen: "thaw", booting: "heal", on: "heal" };
+  for (const { Name, State } of await own()) if (verbs[State]) await order(Name, verbs[State]);
+  const away = async (): Promise<string[]> => (await own()).filter(({ State }) => State !== "on").map(({ Name }) => Name);
   const waiting = await away();
   if (waiting.length === 0) return;
   await step(`waiting for ${waiting.join(", ")}`, async () => {
@@ -190,7 +187,7 @@ async function labStack(config = committedConfig): Promise<Stack> {
 /** `pulumi up` of the lab's stack, with progress, and the summary table at the end. */
 export async function up(config: string): Promise<void> {
   const stack = await labStack(config);
-  const names = hostNames(YAML.parse(fs.readFileSync(configFile, "utf8")));
+  const names = wantedFleet(config).machines.map(({ name }) => name);
   const progress = new Progress(names);
   fs.rmSync(upLog, { force: true });
   await settleInterrupted(stack);
@@ -229,16 +226,6 @@ interface FleetSite {
 interface FleetService {
   readonly name: string;
   readonly vip: string;
-}
-
-/** Host names in a stack's configuration: keys of `hosts` and values of `host`. */
-function hostNames(config: unknown): string[] {
-  if (typeof config !== "object" || config === null) return [];
-  return Object.entries(config).flatMap(([key, inner]: [string, unknown]) => {
-    if (key === "hosts" && typeof inner === "object" && inner !== null && !Array.isArray(inner)) return Object.keys(inner);
-    if (key === "host" && typeof inner === "string") return [inner];
-    return hostNames(inner);
-  });
 }
 
 function summary(

@@ -13,15 +13,15 @@ import { secrets } from "./secrets";
 import { network } from "./settings";
 import { sourcesUp } from "./sources";
 import { ask, LabError, run, step } from "./shell";
-import { readStackFile, templatesOf } from "./stack-file";
-import { vcenterDown, vcenterUp, type TemplateImage } from "./vcenter";
+import { templatesOf } from "./stack-file";
+import { clearMachines, vcenterDown, vcenterUp, type TemplateImage } from "./vcenter";
 
 /**
  * Makes everything the program needs exist: run again, it repairs what is missing and leaves what works.
- * `config` is the stack's configuration, whose Debian releases get an image.
+ * `named` are the stack's templates by Debian release; each of them gets an image.
  */
-export async function machinesUp(config: string): Promise<void> {
-  const wanted = templatesOf(readStackFile(config));
+export async function machinesUp(named: Readonly<Record<string, string>>): Promise<void> {
+  const wanted = templatesOf(named);
   await exclusively(async () => {
     for (const directory of [labRoot, labPaths.run, labPaths.logs, labPaths.images])
       fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
@@ -38,9 +38,12 @@ export async function machinesUp(config: string): Promise<void> {
       images.push({ name: template.name, guestId: template.guestId, image: await keep(built.key, built.directory) });
     }
     dropUnusedImages(images.map((i) => i.image));
-    await step("vCenter", () => vcenterUp(known, uml.program, images));
+    await step("vCenter", async () => {
+      await vcenterUp(known, uml.program, images);
+      await clearMachines();
+    });
     const [first] = images;
-    if (first === undefined) throw new LabError(`${config}: fleet:vsphere.templates names no Debian release that the lab has an image of`);
+    if (first === undefined) throw new LabError(`fleet:vsphere.templates names no Debian release that the lab has an image of`);
     await annexUp(known, first.image);
     await step("sources", sourcesUp); // while the annex boots
     await step("annex", annexReady);

@@ -20,8 +20,7 @@ export function readStackFile(file: string): StackFile {
   return { text, ...(document.toJS() as Pick<StackFile, "config">) };
 }
 
-/** The lab's templates of the Debian releases that `fleet:vsphere.templates` names. */
-export function templatesOf({ config }: Pick<StackFile, "config">): (typeof templates)[number][] {
-  const { templates: named = {} } = (config["fleet:vsphere"] ?? {}) as { templates?: Record<string, string> };
+/** The lab's templates of the Debian releases that a stack names. */
+export function templatesOf(named: Readonly<Record<string, string>>): (typeof templates)[number][] {
   return templates.filter((template) => template.release in named);
 }

@@ -101,6 +101,11 @@ export async function order(name: string, verb: string, query: Record<string, st
   return ask("POST", `/machines/${encodeURIComponent(name)}/${verb}${text ? `?${text}` : ""}`);
 }
 
+/** Removes machines of VMs that are not in the inventory: a run that was killed left them. */
+export async function clearMachines(): Promise<void> {
+  await ask("POST", "/clear");
+}
+
 /** Takes a VM out of the inventory; one that is not there is no error. */
 export async function removeVm(name: string): Promise<void> {
   await ask("DELETE", `/inventory/${encodeURIComponent(name)}`);

@@ -8,6 +8,8 @@ import * as path from "path";
 interface Count {
   readonly passed: number;
   readonly failed: number;
+  /** Not run: something that they need is not on this computer. */
+  readonly skipped?: number;
 }
 
 interface Suite {
@@ -36,13 +38,14 @@ const vitest = (project: string): Suite => ({
   ],
   count: (_output, report) => {
     if (!fs.existsSync(report)) return undefined;
-    const { numPassedTests, numFailedTests, success } = JSON.parse(fs.readFileSync(report, "utf8")) as {
+    const { numPassedTests, numFailedTests, numPendingTests, success } = JSON.parse(fs.readFileSync(report, "utf8")) as {
       numPassedTests: number;
       numFailedTests: number;
+      numPendingTests: number;
       success: boolean;
     };
     // A file that could not even be loaded has no test to fail.
-    return { passed: numPassedTests, failed: Math.max(numFailedTests, success ? 0 : 1) };
+    return { passed: numPassedTests, failed: Math.max(numFailedTests, success ? 0 : 1), skipped: numPendingTests };
   },
 });
 
@@ -50,12 +53,13 @@ const unittest = (output: string): Count => {
   const sum = (pattern: RegExp): number => [...output.matchAll(pattern)].reduce((all, m) => all + Number(m[1]), 0);
   const bad = sum(/(?:failures|errors)=(\d+)/g);
   const skipped = sum(/skipped=(\d+)/g);
-  return { passed: sum(/^Ran (\d+) tests? in/gm) - bad - skipped, failed: bad };
+  return { passed: sum(/^Ran (\d+) tests? in/gm) - bad - skipped, failed: bad, skipped };
 };
 
 const goTest = (output: string): Count => ({
   passed: (output.match(/^\s*--- PASS: /gm) ?? []).length,
   failed: (output.match(/^\s*--- FAIL: /gm) ?? []).length,
+  skipped: (output.match(/^\s*--- SKIP: /gm) ?? []).length,
 });
 
 const suites: readonly Suite[] = [
@@ -87,9 +91,9 @@ async function runSuite(suite: Suite): Promise<Count> {
   });
   const counted = suite.count?.(output, path.join(scratch, `${suite.name}.json`)) ?? { passed: status === 0 ? 1 : 0, failed: 0 };
   const result = status === 0 ? counted : { ...counted, failed: Math.max(counted.failed, 1) };
-  process.stdout.write(
-    `=== ${suite.name}: ${result.passed} passed, ${result.failed} failed, ${Math.round((Date.now() - begun) / 1000)} s\n`,
-  );
+  const { passed, failed, skipped = 0 } = result;
+  const seconds = Math.round((Date.now() - begun) / 1000);
+  process.stdout.write(`=== ${suite.name}: ${passed} passed, ${failed} failed, ${skipped > 0 ? `${skipped} skipped, ` : ""}${seconds} s\n`);
   return result;
 }
 

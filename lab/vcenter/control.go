@@ -47,6 +47,7 @@ func (c *control) serve(socket string) error {
 		result, err := c.act(r.PathValue("name"), r.PathValue("verb"), r)
 		answer(w, result, err)
 	})
+	mux.HandleFunc("POST /clear", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil, c.power.clear()) })
 	mux.HandleFunc("DELETE /inventory/{name}", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, c.remove(r.PathValue("name")))
 	})

@@ -36,6 +36,8 @@ type Inventory struct {
 
 	dirty   atomic.Bool
 	changed chan struct{}
+	saving  sync.Mutex // held by who writes the file
+	closed  bool       // nothing is written any more
 
 	// A VM is written once it is whole: while it is created or cloned, the simulator changes it under other locks.
 	making sync.Mutex
@@ -215,20 +217,40 @@ func (inv *Inventory) touch() {
 	}
 }
 
-// saveLoop writes the inventory after every change; changes that come together are written together.
+// saveLoop writes the inventory after every change; changes that come together are written together. What could not
+// be written, on a full disk for example, is tried again.
 func (inv *Inventory) saveLoop() {
 	for range inv.changed {
 		time.Sleep(50 * time.Millisecond)
 		if err := inv.save(); err != nil {
 			log.Printf("inventory not saved: %v", err)
+			time.AfterFunc(5*time.Second, inv.touch)
 		}
 	}
 }
 
+// save returns when every change made before it is in the file.
 func (inv *Inventory) save() error {
-	if !inv.dirty.Swap(false) {
+	inv.saving.Lock()
+	defer inv.saving.Unlock()
+	if inv.closed || !inv.dirty.Swap(false) {
 		return nil
 	}
+	err := inv.write()
+	if err != nil {
+		inv.dirty.Store(true)
+	}
+	return err
+}
+
+// close waits for who writes the file, and lets nobody write it again.
+func (inv *Inventory) close() {
+	inv.saving.Lock()
+	defer inv.saving.Unlock()
+	inv.closed = true
+}
+
+func (inv *Inventory) write() error {
 	var s saved
 	ctx := inv.context()
 	for _, kind := range []string{"Folder", "VirtualMachine"} {

@@ -127,6 +127,7 @@ func openTestLab(t *testing.T, c Config, p *paper) *testLab {
 	lab, err := open(c, p)
 	must(t, err)
 	lab.machines.every = 10 * time.Millisecond
+	must(t, lab.power.clear())
 	lab.power.resume()
 	return (&testLab{t: t, lab: lab, paper: p}).newSession()
 }
@@ -518,12 +519,14 @@ func TestDestroyedMachineStaysAwayFromLists(t *testing.T) {
 			must(t, os.WriteFile(filepath.Join(machines.machineDir(id), fmt.Sprint(file)), nil, 0o600))
 		}
 		for done := machines.Destroy(id); ; {
-			if len(machines.Status()) == 0 && len(done) == 1 {
-				must(t, <-done)
-				break
-			} else if len(done) == 1 {
-				t.Fatalf("a destroyed machine is listed: %+v", machines.Status())
+			ended := len(done) == 1
+			if list := machines.Status(); !ended {
+				continue
+			} else if len(list) > 0 {
+				t.Fatalf("a destroyed machine is listed: %+v", list)
 			}
+			must(t, <-done)
+			break
 		}
 	}
 }
@@ -536,9 +539,18 @@ func TestMachineOfNoVMGoesAtTheNextStartAndTheAnnexStays(t *testing.T) {
 		must(t, <-machines.Start(Spec{ID: id, Name: id, Image: "/images/bookworm"}))
 	}
 	must(t, os.Mkdir(machines.machineDir("vm-100"), 0o700)) // killed while it removed a machine
+	without := openTestLab(t, c, hv)
+	if hv.has("stop vm-99 graceful=false") {
+		t.Error("a machine was removed though no inventory was ever written")
+	}
+	without.clone("web1", "10.77.0.21", nil)
+	must(t, without.lab.inv.save())
+	without.lab.close()
 	l := openTestLab(t, c, hv)
 	defer l.lab.close()
-	l.eventually("cleared", func() bool { return hv.has("stop vm-99 graceful=false") })
+	if !hv.has("stop vm-99 graceful=false") {
+		t.Error("a machine of no VM was left")
+	}
 	for id, want := range map[string]bool{"vm-99": false, "vm-100": false, "annex": true} {
 		if _, err := os.Stat(machines.machineDir(id)); (err == nil) != want {
 			t.Errorf("%s: directory there: %v, want %v", id, err == nil, want)
@@ -546,6 +558,23 @@ func TestMachineOfNoVMGoesAtTheNextStartAndTheAnnexStays(t *testing.T) {
 	}
 	if hv.has("stop annex graceful=false") {
 		t.Error("the annex was stopped")
+	}
+}
+
+func TestInventoryThatCouldNotBeSavedIsSavedLater(t *testing.T) {
+	c := testConfig(t)
+	l := openTestLab(t, c, newPaper())
+	defer l.lab.close()
+	file := l.lab.inv.file
+	must(t, os.MkdirAll(filepath.Join(file, "in the way"), 0o700))
+	l.clone("web1", "10.77.0.21", nil)
+	if l.lab.inv.save() == nil {
+		t.Fatal("saved over a directory")
+	}
+	must(t, os.RemoveAll(file))
+	must(t, l.lab.inv.save())
+	if text, err := os.ReadFile(file); err != nil || !bytes.Contains(text, []byte("web1")) {
+		t.Errorf("the VM is not in the file (%v)", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -292,19 +293,22 @@ func (m *Machines) Destroy(id string) <-chan error {
 	})
 }
 
-// Clear removes what a program that was killed left of VMs which the inventory no longer has, or never saved: a machine
-// may still run at an address that another one will be given.
-func (m *Machines) Clear(keep func(id string) bool) {
-	var waits []<-chan error
+// Clear removes machines that are not to be kept, and says which of them it could not.
+func (m *Machines) Clear(keep func(id string) bool) error {
+	waits := map[string]<-chan error{}
 	for _, id := range m.directories() {
 		if !keep(id) {
 			log.Printf("%s: removed, it is not in the inventory", m.get(id).label())
-			waits = append(waits, m.Destroy(id))
+			waits[id] = m.Destroy(id)
 		}
 	}
-	for _, wait := range waits {
-		<-wait
+	var failed []error
+	for id, wait := range waits {
+		if err := <-wait; err != nil {
+			failed = append(failed, fmt.Errorf("%s, which is not in the inventory, cannot be removed: %w", id, err))
+		}
 	}
+	return errors.Join(failed...)
 }
 
 // directories are the ids of all machines that have left anything.

@@ -52,6 +52,9 @@ func serve(config Config) error {
 		return err
 	}
 	defer lab.close()
+	if err := lab.power.clear(); err != nil {
+		log.Print(err)
+	}
 	lab.power.resume()
 	if err := (&control{power: lab.power, machines: lab.machines, hv: hv, quit: quit}).serve(config.Control); err != nil {
 		return err
@@ -85,6 +88,7 @@ type openLab struct {
 }
 
 func (l *openLab) close() {
+	l.inv.close()
 	l.server.Close()
 	l.inv.model.Remove()
 }

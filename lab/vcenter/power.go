@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -186,14 +187,23 @@ func toolsStopped() []types.PropertyChange {
 }
 
 // resume brings the machines of a restored inventory to the state their VMs say: those that survived are taken over,
-// those that did not are booted from their disks, and what belongs to no VM goes.
+// those that did not are booted from their disks.
 func (p *Power) resume() {
-	p.machines.Clear(func(id string) bool {
-		return !strings.HasPrefix(id, "vm-") || p.inv.registry().Get(types.ManagedObjectReference{Type: "VirtualMachine", Value: id}) != nil
-	})
 	for _, vm := range p.inv.vms() {
 		if vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn {
 			p.machines.Start(p.spec(&vm.VirtualMachine))
 		}
 	}
+}
+
+// clear removes the machines of VMs that the inventory does not have, because this program was killed or a machine
+// would not end: one of them may still run at an address that another one is given. An inventory that was never
+// written says nothing about whose disks may go.
+func (p *Power) clear() error {
+	if _, err := os.Stat(p.inv.file); err != nil {
+		return nil
+	}
+	return p.machines.Clear(func(id string) bool {
+		return !strings.HasPrefix(id, "vm-") || p.inv.registry().Get(types.ManagedObjectReference{Type: "VirtualMachine", Value: id}) != nil
+	})
 }

@@ -203,15 +203,26 @@ it("Moodle with 6 nodes is two VMs more and no other VM", () => {
 
 describe("mistakes end the preview before anything is planned", () => {
   it("all in one report, exit code not 0, and no VM in the plan", () => {
+    const sites = fs.mkdtempSync(path.join(scratch, "sites-"));
+    const site = fs.readFileSync(path.join(root, "sites/prod/library.yaml"), "utf8");
+    fs.writeFileSync(path.join(sites, "library.yaml"), site.replace(/version: .*/, 'version: "5.6"'));
+    const secrets = path.join(initialised("prod").directory, secretsFile("prod"));
+    const whole = fs.readFileSync(secrets, "utf8");
+    const { config: all, ...rest } = YAML.parse(whole) as { config: Record<string, unknown> };
+    delete all["fleet:tlsPrivateKey"];
+    fs.writeFileSync(secrets, YAML.stringify({ ...rest, config: all }));
     const seen = preview("prod", (config) => {
+      config["fleet:sites"] = sites;
       const mutualised = config["fleet:mutualised"] as { vip: string; apache: { hosts: Record<string, string>; vcpu: unknown } };
       mutualised.vip = "10.99.0.1";
       mutualised.apache.hosts["web2"] = mutualised.apache.hosts["web1"] ?? "";
       mutualised.apache.vcpu = "four";
       config["fleet:speling"] = true;
     });
+    fs.writeFileSync(secrets, whole);
     expect(seen.code).not.toBe(0);
-    for (const part of ["fleet:mutualised.vip", "web2", "apache.vcpu", "fleet:speling", "4 mistakes; nothing was touched"]) {
+    const properties = ["fleet:mutualised.vip", "web2", "apache.vcpu", "fleet:speling", "library.yaml: php.version", "tlsPrivateKey"];
+    for (const part of [...properties, "6 mistakes; nothing was touched"]) {
       expect(seen.text).toContain(part);
     }
     expect(createdVms(seen)).toEqual([]);

@@ -4,7 +4,8 @@ import { debianReleases } from "../../config/schema";
 import { parseArchives, sourcesList } from "../../lab/debian";
 import { disabledUnits, maskedUnits, packages, releases } from "../../lab/packages";
 import { committedConfig } from "../../lab/paths";
-import { readStackFile, templatesOf } from "../../lab/stack-file";
+import { wantedFleet } from "../../lab/fleet";
+import { templatesOf } from "../../lab/stack-file";
 
 test("Debian's archives are found among apt's others, by their label", () => {
   const lines = [
@@ -40,9 +41,8 @@ test("every release has its own package list, and an unknown one is refused with
 });
 
 test("the lab offers the templates of the releases that a configuration names, and bookworm's alone as committed", () => {
-  const named = (templates: Record<string, string>): string[] =>
-    templatesOf({ config: { "fleet:vsphere": { templates } } }).map((t) => t.name);
-  expect(templatesOf(readStackFile(committedConfig)).map((t) => t.name)).toEqual(["debian-12", "debian-12-newer"]);
+  const named = (templates: Record<string, string>): string[] => templatesOf(templates).map((t) => t.name);
+  expect(named(wantedFleet(committedConfig).config.vsphere.templates)).toEqual(["debian-12", "debian-12-newer"]);
   expect(named({ bookworm: "debian-12", trixie: "debian-13" })).toEqual(["debian-12", "debian-12-newer", "debian-13"]);
   expect(named({ trixie: "debian-13" })).toEqual(["debian-13"]);
   expect(named({})).toEqual([]);

@@ -11,19 +11,8 @@ install_packages() {
   done
   [ "${#absent[@]}" -gt 0 ] || return 0
   echo "$who: installing ${absent[*]}" >&2
-  # A policy that is there stays.
-  local policy=/usr/sbin/policy-rc.d ours=false status=0 log=/tmp/fleet-$who-packages.log unit
-  if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod 755 "$policy"
-    ours=true
-  fi
-  {
-    apt-get -qq update &&
-      DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "${absent[@]}"
-  } >"$log" 2>&1 </dev/null || status=$?
-  if [ "$ours" = true ]; then rm -f "$policy"; fi
-  if [ "$status" -ne 0 ]; then
+  local log=/tmp/fleet-$who-packages.log unit
+  if ! apt_install "${absent[@]}" >"$log" 2>&1 </dev/null; then
     tail -5 "$log" >&2
     echo "$who: installing packages failed (log: $log): run apt-get install ${absent[*]} and try again" >&2
     return 1
@@ -33,3 +22,19 @@ install_packages() {
     systemctl disable --quiet --now "$unit" || true
   done
 }
+
+# Says no to every service that a package would start, as long as the installation takes. A subshell, so that it is gone
+# whichever way that ends; one of ours that a kill has left is known by its second line, and anyone else's stays.
+apt_install() (
+  policy=${POLICY_RC_D:-/usr/sbin/policy-rc.d}
+  mark="# of the fleet's installation of packages"
+  if [ ! -e "$policy" ] || grep -qxF "$mark" "$policy"; then
+    trap 'rm -f "$policy"' EXIT
+    trap 'exit 130' INT TERM HUP
+    printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >"$policy"
+    chmod 755 "$policy"
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  # What an interrupted installation left half done would stop this one.
+  dpkg --configure -a && apt-get -qq update && apt-get -qq install --no-install-recommends "$@"
+)

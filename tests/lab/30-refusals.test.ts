@@ -24,20 +24,6 @@ const mistakes: readonly Mistake[] = [
     message: /web1: check sites that work now failed: [^]*blog \(blog.lab.test\) answers \d+ now, and would answer 503/,
   },
   {
-    // Found by apply, or by the gate where the responder still answered with its look of before the switch.
-    what: "wrong virtual address",
-    host: "web1",
-    edits: [["templates/system/fleet-vip.service.mustache", "address replace {{.}}/32", "address replace 192.0.2.9/32"]],
-    message:
-      /web1: probe health responder says healthy failed(?: for \d+ s)?: virtual address 10\.\d+\.0\.100: \S+ is not an address of this machine/,
-  },
-  {
-    what: "HTTPS that nobody listens for",
-    host: "web1",
-    edits: [["templates/apache/listen.conf.mustache", "Listen 443", "Listen 127.0.0.1:443"]],
-    message: /web1: probe (https at the VIP|health responder says healthy) failed[^]*refused/,
-  },
-  {
     what: "check that every server would fail",
     host: "lb1",
     edits: [["templates/lvs/keepalived.conf.mustache", "path /ready", "path /readyx"]],

@@ -7,6 +7,20 @@ import { inApache, note, printTable, rollOutMistake, sshd, state, type Mistake }
 const takenBack = /web1: the change was taken back by this machine itself/;
 
 const mistakes: readonly Mistake[] = [
+  {
+    // Found by apply, or by the gate where the responder still answered with its look of before the switch.
+    what: "wrong virtual address",
+    host: "web1",
+    edits: [["templates/system/fleet-vip.service.mustache", "address replace {{.}}/32", "address replace 192.0.2.9/32"]],
+    message:
+      /web1: probe health responder says healthy failed(?: for \d+ s)?: virtual address 10\.\d+\.0\.100: \S+ is not an address of this machine/,
+  },
+  {
+    what: "HTTPS that nobody listens for",
+    host: "web1",
+    edits: [["templates/apache/listen.conf.mustache", "Listen 443", "Listen 127.0.0.1:443"]],
+    message: /web1: probe (https at the VIP|health responder says healthy) failed[^]*refused/,
+  },
   { what: "sshd that lets nobody in", host: "web1", edits: sshd("AllowUsers nobody"), message: takenBack },
   {
     what: "network policy that cuts SSH",

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it } from "vitest";
-import { curl, ipvs, liveDirector, liveWeights, on, settled, sleep, startProbe, until, type Seen } from "./lab";
+import { curl, ipvs, liveDirector, liveWeights, on, settled, sleep, startProbe, until, type Seen } from "../lab/lab";
 
 const dropIn = (unit: string): string => `/run/systemd/system/${unit}.d`;
 

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { changedCheckout, on, pulumi, startProbe } from "./lab";
+import { changedCheckout, on, pulumi, startProbe } from "../lab/lab";
 
 it("new versions of the programs on the machines, the health responder's too, cost no request", async () => {
   const newer = await changedCheckout("host/probes.py", (text) => `${text}\n# newer\n`);

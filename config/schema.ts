@@ -344,11 +344,11 @@ export const siteSchema = z.strictObject({
     modules: z.array(z.string()).default([]),
     /** Most requests of this site at once on each VM. */
     maxChildren: z.int().min(1).max(500).default(5),
-    /** Memory of the whole service on each VM. @default an equal share of the VM, at most 512 MB */
+    /** Memory of all that the site runs on each VM, its scripts too. @default an equal share of the VM, at most 512 MB */
     memory: size.optional(),
     /** Size of its /tmp, where uploads arrive: a file system in memory, which counts in `memory`. @default half of it, at most 128 MB */
     tmp: size.optional(),
-    /** Share of a busy VM's CPUs: one of 200 gets twice what one of 100 gets, for its FPM and for each of its scripts. */
+    /** Share of a busy VM's CPUs: one of 200 gets twice what one of 100 gets. */
     cpuWeight: z.int().min(1).max(10000).default(100),
     /** Environment of its PHP, from the Web and in scripts. Not for secrets: it is in Git and in units that anyone on the VM reads. */
     environment: z

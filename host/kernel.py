@@ -51,7 +51,9 @@ def follow(old: Bundle, bundle: Bundle) -> list[str]:
             after[key] = read(key)
     if after != before:
         os.makedirs(os.path.dirname(FOUND), exist_ok=True)
-    for key in sorted(before.keys() - keys.keys()):
+    # The last one first: the kernel refuses some values without others, which come before them.
+    lines = list(wanted(old))
+    for key in sorted(before.keys() - keys.keys(), key=lambda key: -lines.index(key) if key in lines else 1):
         with open(place(key), "w", encoding="ascii") as out:
             out.write(before[key])
         said.append(f"{key} is {before[key]} again")

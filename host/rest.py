@@ -22,7 +22,7 @@ import urllib.request
 ANSWER_SECONDS = 5
 LEFT_SECONDS = 300  # longest that FPM lets a request take: request_terminate_timeout in fpm.conf
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
-GROUPS, SEEN = f"{ROOT}/sys/fs/cgroup/system.slice", f"{ROOT}/run/fleet-rest/left.json"
+SITES, SEEN = f"{ROOT}/sys/fs/cgroup/sites.slice", f"{ROOT}/run/fleet-rest/left.json"
 
 
 def quiet_units(responder: str, seconds: float) -> list[str]:
@@ -30,14 +30,14 @@ def quiet_units(responder: str, seconds: float) -> list[str]:
         return sorted(unit for unit, quiet in json.load(answer).items() if quiet >= seconds)
 
 
-def peopled() -> set[str]:
-    """The sites' services, FPM's and trials', that have a process."""
-    found = set()
-    for place in glob.glob(f"{GROUPS}/fleet-site-*.service") + glob.glob(f"{GROUPS}/fleet-trial-*.service"):
+def peopled() -> dict[str, str]:
+    """The sites' services, FPM's and trials', that have a process, and the control group of each."""
+    found = {}
+    for place in glob.glob(f"{SITES}/*/fleet-site-*.service") + glob.glob(f"{SITES}/*/fleet-trial-*.service"):
         try:
             with open(f"{place}/pids.current", encoding="ascii") as count:
                 if int(count.read()):
-                    found.add(os.path.basename(place))
+                    found[os.path.basename(place)] = place
         except OSError:
             pass  # it has just gone
     return found
@@ -62,13 +62,14 @@ def end_left_over(now: float) -> None:
             seen = json.load(source)
     except (OSError, ValueError):
         seen = {}
-    seen = {unit: seen.get(unit, now) for unit in stopped(peopled())}
+    places = peopled()
+    seen = {unit: seen.get(unit, now) for unit in stopped(set(places))}
     for unit in sorted(unit for unit, since in seen.items() if now - since >= LEFT_SECONDS):
         if not stopped({unit}):
             continue  # a request has just started it
         print(f"ended what {unit} left behind", flush=True)
         try:
-            with open(f"{GROUPS}/{unit}/cgroup.kill", "w", encoding="ascii") as order:
+            with open(f"{places[unit]}/cgroup.kill", "w", encoding="ascii") as order:
                 order.write("1")
         except OSError as error:
             print(f"rest: {unit}: {error}", file=sys.stderr)

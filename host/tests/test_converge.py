@@ -473,6 +473,14 @@ class Probing(OnAMachine):
         self.assertEqual(0, self.probe(**asked, path="/ping", contains="pong 127.0.0.1").returncode)
         self.assertIn("no answer", self.probe(**asked, path="/other", contains="pong").stderr)
 
+    def test_a_site_that_slept_sleeps_again_when_it_was_proved_and_one_that_ran_runs_on(self):
+        for state, expected in (("inactive", ["stop --no-block -- a.service"]), ("active", [])):
+            self.machine.write("/units/a.service", f"{state}\n")
+            self.machine.calls()
+            done = self.probe(kind="exec", argv=["/usr/bin/true"], site="a", unit="a.service", children=1)
+            self.assertEqual(0, done.returncode, done.stderr)
+            self.assertEqual(expected, [call for call in self.machine.calls() if "a.service" in call])
+
     def test_a_probe_is_tried_until_its_time_is_over(self):
         flag = self.machine.root / "flag"
         threading.Timer(0.5, flag.touch).start()

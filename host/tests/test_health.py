@@ -301,14 +301,14 @@ class Looking(unittest.TestCase):
             site = {"address": "127.0.0.1", "port": held.getsockname()[1], "path": "/ping", "unit": "a.service", "children": 2}
             with (
                 mock.patch.object(health, "runs", lambda unit: True),
-                mock.patch.object(health.probes, "GROUPS", str(machine.root)),
+                mock.patch.object(health.probes, "SITES", str(machine.root)),
                 mock.patch.object(health, "SITE_SECONDS", 0.1),
             ):
-                machine.write("/a.service/pids.current", "3\n")
+                machine.write("/sites-a.slice/a.service/pids.current", "3\n")
                 self.assertEqual("", health.check_fastcgi(site, mock.Mock()))
-                machine.write("/a.service/pids.current", "2\n")
+                machine.write("/sites-a.slice/a.service/pids.current", "2\n")
                 self.assertRaises(TimeoutError, health.check_fastcgi, site, mock.Mock())
-                (machine.root / "a.service/pids.current").unlink()
+                (machine.root / "sites-a.slice/a.service/pids.current").unlink()
                 self.assertRaises(TimeoutError, health.check_fastcgi, site, mock.Mock())
 
     def test_a_result_serves_for_a_while(self):

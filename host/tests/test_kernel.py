@@ -1,5 +1,7 @@
 """Promises about kernel parameters: what a change set goes with it."""
 
+import os
+
 from tests.machine import bundle, file, record
 from tests.test_converge import OnAMachine
 
@@ -41,3 +43,13 @@ class KernelParameters(OnAMachine):
         (self.machine.root / "run/fleet/sysctls.json").unlink()
         self.machine.report(self.text())
         self.assertEqual(["7", "2 3"], self.kernel())
+
+    def test_parameters_go_back_in_the_opposite_order_for_the_kernel_refuses_some_without_others(self):
+        self.machine.report(self.text("net.b = 7", "net.a = 9"))
+        self.machine.report(self.text())
+        first, second = (os.stat(f"{self.machine.root}/proc/sys/net/{key}").st_mtime_ns for key in "ab")
+        self.assertLess(first, second)
+        self.machine.report(self.text("net.a = 7", "net.b = 9"))
+        self.machine.report(self.text())
+        first, second = (os.stat(f"{self.machine.root}/proc/sys/net/{key}").st_mtime_ns for key in "ba")
+        self.assertLess(first, second)

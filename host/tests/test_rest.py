@@ -23,7 +23,7 @@ class Resting(unittest.TestCase):
 
     def left(self, unit, processes, state):
         """A service with so many processes, to systemd in that state; its cgroup.kill."""
-        place = f"{self.machine.root}/sys/fs/cgroup/system.slice/{unit}"
+        place = f"{self.machine.root}/sys/fs/cgroup/sites.slice/sites-a.slice/{unit}"
         os.makedirs(place, exist_ok=True)
         for name, text in (("pids.current", f"{processes}\n"), ("cgroup.kill", "")):
             with open(f"{place}/{name}", "w", encoding="ascii") as out:

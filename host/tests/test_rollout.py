@@ -340,7 +340,7 @@ class Gate(RollingOut):
             "probe", name="blog", kind="exec", within=0, argv=["/usr/bin/grep", "-q", "one", str(self.machine.root / "etc/web.conf")],
             site="blog", paths=["/etc/web.conf"], unit="blog.service", children=4,
         )  # fmt: skip
-        count = "/sys/fs/cgroup/system.slice/blog.service/pids.current"
+        count = "/sys/fs/cgroup/sites.slice/sites-blog.slice/blog.service/pids.current"
         self.machine.write(count, "4\n")
         self.assertIn("probe blog failed", self.failure(self.text("two", asks)))
         self.machine.write(count, "5\n")

@@ -1,5 +1,7 @@
 import type { Site } from "../../config/model";
+import type { HostContent } from "../content";
 import { render } from "../render";
+import { unitFile } from "../system/system";
 
 /** What of the network a site's code meets. */
 export interface NetworkPolicy {
@@ -9,9 +11,24 @@ export interface NetworkPolicy {
   readonly allowed: readonly string[];
 }
 
+/** Slice of a site, below `sites.slice`. A hyphen would put it below another site's, and no site's name has an underscore. */
+export const siteSlice = (site: Pick<Site, "name">): string => `sites-${site.name.replaceAll("-", "_")}.slice`;
+
+/** What limits all that a site runs together: FPM, trial, scripts and cron entries. */
+export function slicePart(site: Site): Partial<HostContent> {
+  const view = {
+    name: site.name,
+    cpuWeight: site.php.cpuWeight,
+    memoryMb: site.memoryMb,
+    // Each child, the masters, and what scripts may start for themselves.
+    tasks: site.php.maxChildren * 4 + 32,
+  };
+  return { files: [unitFile(siteSlice(site), render(__dirname, "site.slice", view))] };
+}
+
 /**
  * The box of a site, as lines of a unit's [Service] section: its uid, its sandbox, its network policy, its
- * limits. FPM, phpexec and cron run the site's code in this one.
+ * slice. FPM, phpexec and cron run the site's code in this one.
  */
 export function box(site: Site, network: NetworkPolicy): string {
   const view = {
@@ -19,11 +36,8 @@ export function box(site: Site, network: NetworkPolicy): string {
     uid: site.uid,
     denied: ["localhost", ...network.denied],
     allowed: network.allowed,
-    memoryMb: site.memoryMb,
+    slice: siteSlice(site),
     tmpMb: site.tmpMb,
-    cpuWeight: site.php.cpuWeight,
-    // Each child, the master, and what a script may start for itself.
-    tasks: site.php.maxChildren * 4 + 16,
   };
   return render(__dirname, "box", view).trimEnd();
 }

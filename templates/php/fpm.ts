@@ -1,13 +1,13 @@
 import { healthPort } from "../../config/load";
 import { atLeast, buildsOn } from "../../config/php-builds";
 import type { Fleet, Machine, PhpBuild, PhpGroup, Site } from "../../config/model";
-import type { StackConfig } from "../../config/schema";
+import { sitePorts, type StackConfig } from "../../config/schema";
 import type { HostContent, SecretFile } from "../content";
 import { sitesDirectory, sitesMount } from "../nas/mount";
 import { programFile } from "../programs";
 import { render } from "../render";
 import { unitDirectory, unitFile } from "../system/system";
-import { box, environment, type NetworkPolicy } from "./box";
+import { box, environment, siteSlice, slicePart, type NetworkPolicy } from "./box";
 import { cronPart } from "./cron";
 import { scriptPart } from "./script";
 
@@ -23,8 +23,14 @@ export interface FpmSurroundings {
 /**
  * Kernel parameters of a PHP VM. FPM waits for its client to take the answer, and a client that died
  * takes a child with it: for 25 s with 6 resends, for 15 minutes with the kernel's own 15.
+ * No code of a site can take the port of another one, which systemd opens as root: what it listens on itself, and where
+ * its own connections begin, is above them all. The kernel refuses the third line without the second before it.
  */
-export const fpmSysctls = { "net.ipv4.tcp_retries2": 6 } as const;
+export const fpmSysctls = {
+  "net.ipv4.tcp_retries2": 6,
+  "net.ipv4.ip_local_port_range": `${sitePorts.to + 1} 60999`,
+  "net.ipv4.ip_unprivileged_port_start": sitePorts.to + 1,
+} as const;
 
 /** Name of a site's units, without suffix. */
 export const siteUnit = (site: Pick<Site, "name">): string => `fleet-site-${site.name}`;
@@ -79,7 +85,12 @@ export function fpmPart(machine: Pick<Machine, "debian">, group: PhpGroup, aroun
     const { version, trial } = site.php;
     const { network } = around;
     const build = buildOf(site, version);
-    const own = [sitePart(site, build, group.vip, around), scriptPart(site, build, network), cronPart(site, build, network)];
+    const own = [
+      slicePart(site),
+      sitePart(site, build, group.vip, around),
+      scriptPart(site, build, network),
+      cronPart(site, build, network),
+    ];
     return trial ? [...own, trialPart(site, trial.port, buildOf(site, trial.version), group.vip, around)] : own;
   });
   const users = group.sites.map((s) => `u ${siteUnit(s)} ${s.uid} "Site ${s.name}" ${sitesDirectory}/${s.name}\n`);
@@ -160,7 +171,7 @@ function servicePart(
   const own = { owner: "root", group: site.uid, mode: "0640" };
   const { artefact, release: version } = build;
   const common = { name: site.name, title: name, unit, directory, vip, port, uid: site.uid, artefact, version };
-  const service = { ...common, box: box(site, around.network) };
+  const service = { ...common, slice: siteSlice(site), box: box(site, around.network) };
   const fpm = {
     ...common,
     clients: [...around.apacheAddresses, "127.0.0.1"].join(","),

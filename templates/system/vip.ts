@@ -3,7 +3,7 @@ import { render } from "../render";
 import { kernelPart, unitDirectory, unitFile } from "./system";
 
 /** Virtual addresses of a real server behind direct routing, silent on the wire; `sysctls` are the tier's own besides. */
-export function vipPart(addresses: readonly string[], sysctls: Readonly<Record<string, number>> = {}): Partial<HostContent> {
+export function vipPart(addresses: readonly string[], sysctls: Readonly<Record<string, string | number>> = {}): Partial<HostContent> {
   const kernel = kernelPart(["dummy"], {
     "net.ipv4.conf.all.arp_ignore": 1,
     "net.ipv4.conf.all.arp_announce": 2,

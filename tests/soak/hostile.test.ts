@@ -34,7 +34,8 @@ $attacks = [
   'signal' => fn() => @posix_kill((int) $_GET[gethostname()], 0) ? 'reached' : '',
   'OPcache' => fn() => implode(array_filter(array_keys(opcache_get_status()['scripts'] ?? []), fn($s) => str_contains($s, '/wiki/'))),
   'FastCGI by the VIP' => fn() => is_resource(@fsockopen('${php}', ${neighbour.port}, $e, $s, 2)) ? 'connected' : '',
-  'FastCGI of the other VM' => fn() => is_resource(@fsockopen('${relocated("10.77.0.32")}', 8100, $e, $s, 2)) ? 'connected' : '',
+  'port of another VM' => fn() => is_resource(@fsockopen('${relocated("10.77.0.32")}', 8100, $e, $s, 2)) ? 'connected' : '',
+  'port that a neighbour will have' => fn() => is_resource(@stream_socket_server('tcp://0.0.0.0:39998')) ? 'listens' : '',
   'sessions in Redis' => function () {
     ['host' => $host, 'port' => $port, 'query' => $query] = parse_url(ini_get('session.save_path'));
     parse_str($query, $own);
@@ -79,7 +80,8 @@ const inPhp = [
   "signal",
   "OPcache",
   "FastCGI by the VIP",
-  "FastCGI of the other VM",
+  "port of another VM",
+  "port that a neighbour will have",
   "sessions in Redis",
   "loopback",
 ];
@@ -103,7 +105,11 @@ const rules: Record<string, readonly [rules: string, page: string, worked: RegEx
   ],
   PHP_ADMIN_VALUE: ["RewriteEngine On\nRewriteRule ^value.php$ - [E=PHP_ADMIN_VALUE:memory_limit=77M]", "value.php", /GOT/],
   "link to a neighbour's file": ["# nothing", "link.txt", /canary/],
+  "link to a neighbour's directory": ["# nothing", "link/secret.txt", /canary/],
 };
+
+/** In the root of the attacker's site, for FPM knows its own pages by their whole path. */
+const statusRule = `RewriteEngine On\nRewriteRule ^fleet-fpm-(status|ping)$ fcgi://${php}:${neighbour.port}/fleet-fpm-$1 [P]\n`;
 
 /** A FastCGI request from a machine that is no Apache VM. */
 const fromElsewhere = `sudo python3 -IB -c 'import socket, sys; sys.path.insert(0, "/etc/fleet/lib"); import probes
@@ -121,18 +127,17 @@ beforeAll(async () => {
     await file(attacker, `h${n}/.htaccess`, `${rule}\n`);
     for (const page of ["page.php", "page.inc"]) await file(attacker, `h${n}/${page}`, `<?php ${pool}`);
     await file(attacker, `h${n}/value.php`, value);
-    await on(
-      "nas1",
-      `sudo sh -c 'cd ${tree}/status/htdocs/h${n} && ln -sfn /srv/sites/wiki/htdocs/secret.txt link.txt && chown -h ${attacker.uid}:33 link.txt'`,
-    );
+    const links = "ln -sfn /srv/sites/wiki/htdocs/secret.txt link.txt && ln -sfn /srv/sites/wiki/htdocs link";
+    await on("nas1", `sudo sh -c 'cd ${tree}/status/htdocs/h${n} && ${links} && chown -h ${attacker.uid}:33 link.txt link'`);
   }
+  await file(attacker, ".htaccess", statusRule);
 });
 
 afterAll(async () => {
   const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"]);
   await on(
     "nas1",
-    `sudo sh -c 'rm -rf ${tree}/wiki/htdocs/secret.txt ${tree}/wiki/htdocs/victim.php ${tree}/status/htdocs/attack.php ${tree}/status/htdocs/h[0-9]'`,
+    `sudo sh -c 'rm -rf ${tree}/wiki/htdocs/secret.txt ${tree}/wiki/htdocs/victim.php ${tree}/status/htdocs/attack.php ${tree}/status/htdocs/.htaccess ${tree}/status/htdocs/h[0-9]'`,
   );
   expect(code, out + err).toBe(0);
 });
@@ -174,6 +179,9 @@ async function attacks(): Promise<Record<string, string>> {
     const said = await visit(`h${n}/${page}`);
     found[name] = worked.test(said) ? `GOT ${said.slice(0, 100)}` : "denied";
   }
+  const pages = [await visit("fleet-fpm-status?full"), await visit("fleet-fpm-ping")].join(" ");
+  found["a neighbour's page of FPM's status"] =
+    /^pool: +wiki$/m.test(pages) || /\bpong\b/.test(pages) ? `GOT ${pages.slice(0, 100)}` : "denied";
   found["FastCGI from another machine"] = (await on("nas1", fromElsewhere)).trim();
   return found;
 }
@@ -204,6 +212,7 @@ describe("a hostile site", () => {
     );
     // One user for all needs files and trees that it may read.
     edit(copy, "templates/php/fpm.ts", (text) => text.replace('mode: "0640" }', 'mode: "0644" }'));
+    edit(copy, "templates/php/fpm.ts", (text) => text.replace(/^ +"net.ipv4.ip_unprivileged_port_start".*\n/m, ""));
     edit(copy, "templates/nas/server.ts", (text) => text.replace('mode: "0710"', 'mode: "0711"'));
     edit(copy, "templates/php/fpm.conf.mustache", (text) =>
       text

@@ -99,11 +99,13 @@ function expected(came: boolean): Record<Vm, Record<string, string>> {
   const unit = "/etc/systemd/system/fleet-site-extra";
   const own = ["fpm.conf", "guard.php", "php.ini", "sessions.conf"].map((name) => [`/etc/fleet/php/extra/${name}`, file]);
   const php = {
-    "fleet-site-extra.service": started,
+    // One that comes is proved, and sleeps until somebody asks for it.
+    ...(came ? {} : { "fleet-site-extra.service": "stopped" }),
     "fleet-site-extra.socket": started,
     ...(Object.fromEntries(own) as Record<string, string>),
     [`${unit}.service`]: file,
     [`${unit}.socket`]: file,
+    "/etc/systemd/system/sites-extra.slice": file,
     "/etc/fleet/scripts/extra.json": file,
     "fleet-health.service": "reloaded",
     "/etc/fleet/health.json": "changed",

@@ -97,7 +97,7 @@ describe("a site tries another PHP while it serves", () => {
     const { out } = await curl("https://status.lab.test/", ...cookie(token));
     expect((JSON.parse(out) as { uid: number }).uid).toBe((await status()).uid);
     const units = "fleet-site-status.service fleet-trial-status.service";
-    const shown = await on("php1", `systemctl show -p User,BindPaths,ReadWritePaths,IPAddressDeny,MemoryMax ${units}`);
+    const shown = await on("php1", `systemctl show -p User,BindPaths,ReadWritePaths,IPAddressDeny,Slice ${units}`);
     const [site, trialBox] = shown.trim().split("\n\n");
     expect(trialBox).toBe(site);
   });

@@ -57,7 +57,7 @@ describe("a cron entry on a PHP VM", () => {
   });
 
   it("runs in the very box of the site's FPM, as phpexec's scripts do", () => {
-    expect(box("fleet-site-wiki.service")).toContain("TasksMax=");
+    expect(box("fleet-site-wiki.service")).toContain("Slice=sites-wiki.slice");
     expect(box("fleet-cron-wiki-tidy.service")).toBe(box("fleet-site-wiki.service"));
     const lines = box("fleet-site-wiki.service").split("\n");
     const { properties } = JSON.parse(text("scripts/wiki.json")) as { properties: string[] };

@@ -10,6 +10,7 @@ import { loadFleet } from "../config/load";
 import type { Fleet, PhpBuild, PhpGroup, Site } from "../config/model";
 import { supportedUntil } from "../config/php-builds";
 import { ConfigError } from "../config/problems";
+import { usedModules } from "../config/used-modules";
 import { keptOutputsFile, sitesDirectoryOf } from "../stacks/read";
 import { hostProgram } from "../templates/programs";
 import { askAll, type Answer } from "./ask";
@@ -81,8 +82,8 @@ export interface BuildReport {
   readonly supportedUntil?: string;
   /** Days until then, negative after it. */
   readonly daysLeft?: number;
-  /** Modules that are compiled in and that no site on it declares: candidates to leave out. */
-  readonly undeclared: readonly string[];
+  /** Modules that are compiled in and that no site on it declares, nor a module that one does: candidates to leave out. */
+  readonly unused: readonly string[];
   /** Debian packages of the libraries that it links. */
   readonly libraries: readonly string[];
 }
@@ -95,8 +96,7 @@ export function report(fleet: Fleet, today: Date, since: Readonly<Record<string,
     const { version, release, debian, artefact } = build;
     const [sites, trials] = [sitesOn(fleet, build), trialsOn(fleet, build)];
     const declared = fleet.config.php[version];
-    // OPcache is everybody's; the module of a session store comes with the choice of it.
-    const asked = new Set(["opcache", ...[...sites, ...trials].flatMap((s) => [...s.php.modules, s.sessions])]);
+    const used = usedModules([...sites, ...trials], declared?.pecl ?? {});
     const end = supportedUntil[version];
     return {
       php: version,
@@ -107,7 +107,7 @@ export function report(fleet: Fleet, today: Date, since: Readonly<Record<string,
       since: Object.fromEntries(Object.entries(since).filter(([name]) => sites.some((s) => s.name === name))),
       trials: trials.map((s) => s.name),
       ...(end === undefined ? {} : { supportedUntil: end, daysLeft: Math.ceil((Date.parse(end) - today.getTime()) / day) }),
-      undeclared: [...(declared?.modules ?? []), ...Object.keys(declared?.pecl ?? {})].filter((name) => !asked.has(name)).sort(),
+      unused: [...(declared?.modules ?? []), ...Object.keys(declared?.pecl ?? {})].filter((name) => !used.has(name)).sort(),
       libraries: build.runPackages,
     };
   });
@@ -133,18 +133,16 @@ onStack(cli.command("list"))
   });
 
 onStack(cli.command("report"))
-  .description("every build: sites on it and since when, end of PHP's security support, modules that no site declares, libraries")
+  .description("every build: sites on it and since when, end of PHP's security support, modules that no site needs, libraries")
   .option("--json", "for programs")
   .action((options: StackOptions & { readonly json?: boolean }) => {
     const written = committed(options.stack, options.configFile);
     const { fleet } = loadFleet(written);
     const rows = report(fleet, new Date(), sitesSince(fleet.sites, siteHistory(path.resolve(projectRoot, sitesDirectoryOf(written)))));
     if (options.json) return void process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
-    const head = ["PHP", "Debian", "artefact", "sites", "security support", "modules that no site declares", "libraries"];
+    const head = ["PHP", "Debian", "artefact", "sites", "security support", "modules that no site needs", "libraries"];
     const table = new Table({ head, colWidths: [6, 10, 22, 24, 24, 32, 32], wordWrap: true, style: { head: [], border: [] } });
-    table.push(
-      ...rows.map((r) => [r.php, r.debian, r.artefact, sitesText(r), supportText(r), r.undeclared.join(" "), r.libraries.join(" ")]),
-    );
+    table.push(...rows.map((r) => [r.php, r.debian, r.artefact, sitesText(r), supportText(r), r.unused.join(" "), r.libraries.join(" ")]));
     process.stdout.write(`${table.toString()}\n`);
   });
 

@@ -10,6 +10,8 @@ export interface ModuleRecipe {
   readonly run: readonly string[];
   /** How `php -m` names it, where that is not the module's own name. */
   readonly reported?: string;
+  /** Modules that its code needs: PHP's own PHP_ADD_EXTENSION_DEP, without what is in every build. */
+  readonly needs?: readonly string[];
 }
 
 const flag = (...options: string[]): ModuleRecipe => ({ options, build: [], run: [] });
@@ -43,12 +45,12 @@ export const phpModules = {
   iconv: flag("--with-iconv"),
   intl: library("--enable-intl", ["libicu-dev"], ["libicu72"]),
   mbstring: library("--enable-mbstring", ["libonig-dev"], ["libonig5"]),
-  mysqli: flag("--with-mysqli=mysqlnd"),
+  mysqli: { ...flag("--with-mysqli=mysqlnd"), needs: ["mysqlnd"] },
   mysqlnd: flag("--enable-mysqlnd"),
   opcache: { ...flag("--enable-opcache"), reported: "Zend OPcache" },
   openssl: library("--with-openssl", ["libssl-dev"], ["libssl3"]),
   pdo: { ...flag("--enable-pdo"), reported: "PDO" },
-  pdo_mysql: flag("--with-pdo-mysql=mysqlnd"),
+  pdo_mysql: { ...flag("--with-pdo-mysql=mysqlnd"), needs: ["mysqlnd", "pdo"] },
   phar: { ...flag("--enable-phar"), reported: "Phar" },
   posix: flag("--enable-posix"),
   session: flag("--enable-session"),

@@ -5,7 +5,7 @@ import { afterEach, describe, expect, it } from "vitest";
 import { builderTargets, buildRows, report, sitesText, supportText, type BuildReport } from "../../cli/phptools";
 import { loadFleet } from "../../config/load";
 import { keptOutputs, keptOutputsFile } from "../../stacks/read";
-import { exampleFleet, withTrial } from "./example";
+import { exampleFleet, withTrial, writtenStack } from "./example";
 
 it("phptools list names each build once, with the groups and the sites on it", () => {
   const rows = buildRows(exampleFleet("prod").fleet);
@@ -47,13 +47,29 @@ describe("phptools report", () => {
     return row;
   };
 
-  it("says who is on a build, and which of its modules no site declares", () => {
+  it("says who is on a build, and which of its modules no site needs", () => {
     const row = on("2026-11-24");
     expect(row.sites).toEqual(["blog", "status", "wiki"]);
-    const declared = new Set(fleet.sites.flatMap((s) => s.php.modules));
-    expect(row.undeclared.filter((name) => declared.has(name) || name === "opcache" || name === "redis")).toEqual([]);
-    expect([...row.undeclared, ...declared, "opcache"]).toEqual(expect.arrayContaining(fleet.config.php["8.2"]?.modules ?? []));
+    expect(row.unused).toEqual(["ctype", "filter", "iconv", "posix", "simplexml", "tokenizer", "xmlreader", "xmlwriter", "zlib"]);
     expect(row.libraries).toContain("libssl3");
+  });
+
+  it("counts as needed what a module that is used needs, and session, which every site may use; twin: else it is not", () => {
+    const unused = (modules: string[], options: string[] = []): string[] => {
+      const written = structuredClone(writtenStack("lab")) as ReturnType<typeof withTrial>;
+      const build = (written.config["php"] as Record<string, { modules: string[]; pecl: Record<string, object> }>)["8.2"];
+      build?.modules.push("pdo", "pdo_mysql");
+      const { redis } = build?.pecl ?? {};
+      Object.assign(build?.pecl ?? {}, { igbinary: redis, redis: { ...redis, options } });
+      for (const site of Object.values(written.sites)) Object.assign(site["php"] as object, { modules });
+      return report(loadFleet(written).fleet, new Date()).flatMap((r) => r.unused);
+    };
+    const names = ["igbinary", "mysqli", "mysqlnd", "opcache", "pdo", "pdo_mysql", "redis", "session"];
+    const of = (...more: Parameters<typeof unused>): string[] => unused(...more).filter((name) => names.includes(name));
+    expect(of([])).toEqual(["igbinary", "mysqli", "mysqlnd", "pdo", "pdo_mysql"]);
+    expect(of(["mysqli"])).toEqual(["igbinary", "pdo", "pdo_mysql"]);
+    expect(of(["pdo_mysql"])).toEqual(["igbinary", "mysqli"]);
+    expect(of([], ["--enable-redis-igbinary"])).not.toContain("igbinary");
   });
 
   it("says since when a site is on it, and who tries it", () => {
@@ -61,8 +77,8 @@ describe("phptools report", () => {
     const rows = report(loadFleet(withTrial()).fleet, new Date(), since);
     expect(rows.map(sitesText)).toEqual(["blog, status, wiki since 2026-03-09", "wiki (trial)"]);
     // What only a trial needs is needed.
-    expect(rows[1]?.undeclared).not.toContain("mbstring");
-    expect(rows[1]?.undeclared).toContain("curl");
+    expect(rows[1]?.unused).not.toContain("mbstring");
+    expect(rows[1]?.unused).toContain("curl");
   });
 
   it("says how long PHP supports it, and since when it does not", () => {

@@ -1,5 +1,5 @@
 // PHP builds as the machines have them: compared with their archives, brought to them, removed from them.
-import type { Fleet } from "../config/model";
+import type { Fleet, PhpBuild } from "../config/model";
 import { buildsOn } from "../config/php-builds";
 import type { Answer } from "./ask";
 import type { FleetMachine } from "./stack";
@@ -28,6 +28,18 @@ interface RetiredBuild {
   readonly name: string;
   readonly uses: readonly string[];
   readonly removed: boolean;
+}
+
+/** Debian packages of the libraries that a build links, with the versions that were there when it was built. */
+export type Libraries = Readonly<Record<string, string>>;
+
+/** What host/records.py says of a builder: the libraries of each build that it has. */
+export type Records = Readonly<Record<string, Libraries>>;
+
+/** What a build links by its builder's record: null where it is not built yet, undefined where the builder could not be asked. */
+export function linkedLibraries({ artefact, debian }: PhpBuild, answers: readonly Answer<Records>[]): Libraries | null | undefined {
+  const answer = answers.find(({ machine }) => machine.debian === debian);
+  return answer?.error === undefined ? (answer?.said?.[artefact] ?? null) : undefined;
 }
 
 /** Builds that the stack declares for a machine: a builder makes those of its Debian release, a VM has those of its group too. */

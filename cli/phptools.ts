@@ -15,7 +15,19 @@ import { keptOutputsFile, sitesDirectoryOf } from "../stacks/read";
 import { hostProgram } from "../templates/programs";
 import { askAll, type Answer } from "./ask";
 import { siteHistory, sitesSince } from "./history";
-import { declaredOn, deployRows, retireRows, stillUsed, verifyRows, type BuildRow, type Held, type Retired } from "./php-hosts";
+import {
+  declaredOn,
+  deployRows,
+  linkedLibraries,
+  retireRows,
+  stillUsed,
+  verifyRows,
+  type BuildRow,
+  type Held,
+  type Libraries,
+  type Records,
+  type Retired,
+} from "./php-hosts";
 import { addressesOf, CliError, committed, contentOf, onStack, outputsOf, type FleetMachine, type StackOptions } from "./stack";
 
 /** A stack as its committed files have it. */
@@ -84,14 +96,22 @@ export interface BuildReport {
   readonly daysLeft?: number;
   /** Modules that are compiled in and that no site on it declares, nor a module that one does: candidates to leave out. */
   readonly unused: readonly string[];
-  /** Debian packages of the libraries that it links. */
-  readonly libraries: readonly string[];
+  /** What it links, by the record of the build; null where it is not built yet, undefined where nobody could say. */
+  readonly libraries: Libraries | null | undefined;
 }
 
 const day = 86_400_000;
 
-/** Every build, who is on it and since when, how long PHP supports it, and what of it nobody asked for. */
-export function report(fleet: Fleet, today: Date, since: Readonly<Record<string, string>> = {}): BuildReport[] {
+/**
+ * Every build, who is on it and since when, how long PHP supports it, what of it nobody asked for, and what it links
+ * by the records of the builders, where these could be asked.
+ */
+export function report(
+  fleet: Fleet,
+  today: Date,
+  since: Readonly<Record<string, string>> = {},
+  records?: readonly Answer<Records>[],
+): BuildReport[] {
   return fleet.phpBuilds.map((build) => {
     const { version, release, debian, artefact } = build;
     const [sites, trials] = [sitesOn(fleet, build), trialsOn(fleet, build)];
@@ -108,7 +128,7 @@ export function report(fleet: Fleet, today: Date, since: Readonly<Record<string,
       trials: trials.map((s) => s.name),
       ...(end === undefined ? {} : { supportedUntil: end, daysLeft: Math.ceil((Date.parse(end) - today.getTime()) / day) }),
       unused: [...(declared?.modules ?? []), ...Object.keys(declared?.pecl ?? {})].filter((name) => !used.has(name)).sort(),
-      libraries: build.runPackages,
+      libraries: records && linkedLibraries(build, records),
     };
   });
 }
@@ -123,6 +143,26 @@ export function supportText({ supportedUntil: end, daysLeft }: BuildReport): str
   return daysLeft < 0 ? `ended ${end}` : `${end}, in ${daysLeft} days`;
 }
 
+/** What a build links, in words. */
+export function librariesText({ libraries }: BuildReport): string {
+  if (!libraries) return libraries === null ? "not built yet" : "not known: its builder was not asked";
+  return Object.entries(libraries)
+    .map(([name, version]) => `${name} ${version}`)
+    .join(", ");
+}
+
+/** What the builders say of their builds. The rest of a report needs neither the stack's state nor its secrets, so it does not fail with this. */
+async function recordsOf(stack: string): Promise<Answer<Records>[] | undefined> {
+  try {
+    const builders = contentOf(stack).machines.filter(({ role }) => role === "builder");
+    return await askAll<Records>(addressesOf(stack, builders), runProgram, [0], () => withProgram(hostProgram("records.py"), ""));
+  } catch (error) {
+    if (!(error instanceof CliError || error instanceof ConfigError)) throw error;
+    process.stderr.write(`no builder was asked what is linked: ${error.message}\n`);
+    return undefined;
+  }
+}
+
 const cli = new Command("phptools").description("PHP builds of a stack: declared, compiled, brought to the VMs, compared, removed.");
 onStack(cli.command("list"))
   .description("every build that the stack declares, and the sites on it")
@@ -133,16 +173,19 @@ onStack(cli.command("list"))
   });
 
 onStack(cli.command("report"))
-  .description("every build: sites on it and since when, end of PHP's security support, modules that no site needs, libraries")
+  .description("every build: sites on it and since when, end of PHP's security support, modules that no site needs, libraries it links")
   .option("--json", "for programs")
-  .action((options: StackOptions & { readonly json?: boolean }) => {
+  .action(async (options: StackOptions & { readonly json?: boolean }) => {
     const written = committed(options.stack, options.configFile);
     const { fleet } = loadFleet(written);
-    const rows = report(fleet, new Date(), sitesSince(fleet.sites, siteHistory(path.resolve(projectRoot, sitesDirectoryOf(written)))));
+    const since = sitesSince(fleet.sites, siteHistory(path.resolve(projectRoot, sitesDirectoryOf(written))));
+    const records = await recordsOf(options.stack);
+    const rows = report(fleet, new Date(), since, records);
+    for (const { machine, error } of unasked(records ?? [])) process.stderr.write(`${machine.name}: ${error}\n`);
     if (options.json) return void process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
-    const head = ["PHP", "Debian", "artefact", "sites", "security support", "modules that no site needs", "libraries"];
+    const head = ["PHP", "Debian", "artefact", "sites", "security support", "modules that no site needs", "libraries linked"];
     const table = new Table({ head, colWidths: [6, 10, 22, 24, 24, 32, 32], wordWrap: true, style: { head: [], border: [] } });
-    table.push(...rows.map((r) => [r.php, r.debian, r.artefact, sitesText(r), supportText(r), r.unused.join(" "), r.libraries.join(" ")]));
+    table.push(...rows.map((r) => [r.php, r.debian, r.artefact, sitesText(r), supportText(r), r.unused.join(" "), librariesText(r)]));
     process.stdout.write(`${table.toString()}\n`);
   });
 

@@ -2,7 +2,9 @@ import * as fs from "fs";
 import * as os from "os";
 import * as path from "path";
 import { afterEach, describe, expect, it } from "vitest";
-import { builderTargets, buildRows, report, sitesText, supportText, type BuildReport } from "../../cli/phptools";
+import type { Answer } from "../../cli/ask";
+import type { Records } from "../../cli/php-hosts";
+import { builderTargets, buildRows, librariesText, report, sitesText, supportText, type BuildReport } from "../../cli/phptools";
 import { loadFleet } from "../../config/load";
 import { keptOutputs, keptOutputsFile } from "../../stacks/read";
 import { exampleFleet, withTrial, writtenStack } from "./example";
@@ -51,7 +53,21 @@ describe("phptools report", () => {
     const row = on("2026-11-24");
     expect(row.sites).toEqual(["blog", "status", "wiki"]);
     expect(row.unused).toEqual(["ctype", "filter", "iconv", "posix", "simplexml", "tokenizer", "xmlreader", "xmlwriter", "zlib"]);
-    expect(row.libraries).toContain("libssl3");
+  });
+
+  it("says what the record of a build says it links, and where there is none, why", () => {
+    const artefact = fleet.phpBuilds[0]?.artefact ?? "";
+    const [found] = fleet.machines.filter((m) => m.role === "builder");
+    if (!found) throw new Error("the lab's stack has no builder");
+    const machine = { ...found, user: "fleet", hostKey: "" };
+    const said = (answers?: Answer<Records>[]): string[] => report(fleet, new Date(), {}, answers).map(librariesText);
+    const linked = { libssl3: "3.0.15-1~deb12u1", zlib1g: "1:1.2.13.dfsg-1" };
+    expect(said([{ machine, said: { [artefact]: linked } }])).toEqual(["libssl3 3.0.15-1~deb12u1, zlib1g 1:1.2.13.dfsg-1"]);
+    // Neither another build's record nor that of another Debian release is its own.
+    expect(said([{ machine, said: { "8.2.32-0123456789ab": linked } }])).toEqual(["not built yet"]);
+    expect(said([{ machine: { ...machine, debian: "trixie" }, said: { [artefact]: linked } }])).toEqual(["not built yet"]);
+    for (const answers of [undefined, [{ machine, error: "no route" }]])
+      expect(said(answers)).toEqual(["not known: its builder was not asked"]);
   });
 
   it("counts as needed what a module that is used needs, and session, which every site may use; twin: else it is not", () => {

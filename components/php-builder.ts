@@ -22,7 +22,7 @@ export interface PhpBuilderArgs {
  *
  * ### Operations
  * - a version, module, option, flag or signature: one more build; what is installed elsewhere stays.
- * - how much is tested: nothing, until something is built.
+ * - more tests: of the stored archives, whose bytes stay. Fewer: nothing.
  */
 export class PhpBuilder extends pulumi.ComponentResource {
   readonly members: readonly Member[];

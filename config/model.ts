@@ -45,7 +45,7 @@ export interface PhpBuild {
   readonly options: readonly string[];
   /** Flags of the compilers and the linker. */
   readonly environment: Readonly<Record<"CFLAGS" | "CXXFLAGS" | "LDFLAGS", string>>;
-  /** How many of PHP's own tests it must pass when it is built. */
+  /** How many of PHP's own tests it must pass. */
   readonly tests: "sample" | "all" | "none";
   /** Tests of them that may fail. */
   readonly knownFailures: readonly string[];

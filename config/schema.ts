@@ -158,7 +158,7 @@ export const phpBuildSchema = z.strictObject({
   /** Further options of PHP's configure. */
   options: z.array(z.string().startsWith("--")).default([]),
   flags: flagsSchema.default(flagsSchema.parse({})),
-  /** How many of PHP's own tests a new build must pass: 25 of each module, all of them, or none. */
+  /** How many of PHP's own tests a build must pass: 25 of each module, all of them, or none. */
   tests: z.enum(["sample", "all", "none"]).default("sample"),
   /** Tests that may fail, by their path in PHP's source. */
   knownFailures: z.array(z.string().endsWith(".phpt", { error: "the path of a .phpt file in PHP's source" })).default([]),

@@ -18,7 +18,8 @@ One JSON object on stdin:
 
 and what decides how this run goes, not what it makes:
 
-    tests          PHP's own: `sample` of the modules' (default), `all` of them, or `none`
+    tests          PHP's own: `sample` of the modules' (default), `all` of them, or `none`; more than the
+                   record of a stored artefact tells are run on its archive
     knownFailures  paths of those that may fail, e.g. ext/openssl/tests/x.phpt
     jobs           parallel compilers; absent: one a CPU
     ccache         false: compile without the cache of objects, to measure what it saves
@@ -26,9 +27,9 @@ and what decides how this run goes, not what it makes:
 The artefact is /var/lib/fleet/artefacts/<artefact>.tar.zst, with <artefact>.json that says what it
 was made of and how it went, and its bill of materials <artefact>.cdx.json, a copy of sbom.cdx.json
 in its root, where recipe.json is too. When archive and record are there and match the request
-nothing is compiled or tested. The same request on the same Debian gives the same bytes. Builds of
-one machine wait for each other. stdout carries one JSON line, stderr one line a phase, and how far
-make has come. Exit status: 0 done, 1 failed, 2 refused.
+nothing is compiled, and nothing tested that the record tells. The same request on the same Debian
+gives the same bytes. Builds of one machine wait for each other. stdout carries one JSON line, stderr
+one line a phase, and how far make has come. Exit status: 0 done, 1 failed, 2 refused.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ import time
 import urllib.parse
 import urllib.request
 import uuid
+from contextlib import contextmanager
 
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 STORE, SOURCES = f"{ROOT}/var/lib/fleet/artefacts", f"{ROOT}/var/lib/fleet/sources"
@@ -73,7 +75,7 @@ KEYS = {
 PER_RUN = {"tests": str, "knownFailures": list, "jobs": int, "ccache": bool}  # not part of what the artefact is
 MORE_KEYS = {"patches": list, "packages": list, **PER_RUN}
 FLAGS = {"CFLAGS", "CXXFLAGS", "LDFLAGS"}
-TESTS = ("sample", "all", "none")
+EXTENTS = ("none", "sample", "all")  # of PHP's own tests, each more than the one before
 
 
 class Refused(Exception):
@@ -114,8 +116,8 @@ def mistakes(wanted: dict) -> list[str]:
             found.append(f"sources: the signature of {item.get('name', 'php')} needs url and an armoured public key")
     other = sorted(set(wanted["environment"]) - FLAGS)
     found += [f"environment: {name!r} is none of {', '.join(sorted(FLAGS))}" for name in other]
-    if wanted.get("tests", "sample") not in TESTS:
-        found.append(f"tests: {wanted['tests']!r} is none of {', '.join(TESTS)}")
+    if wanted.get("tests", "sample") not in EXTENTS:
+        found.append(f"tests: {wanted['tests']!r} is none of {', '.join(EXTENTS)}")
     for patch in wanted.get("patches", []):
         if hashlib.sha256(patch.get("text", "").encode()).hexdigest() != patch.get("sha256"):
             found.append(f"patches: {patch.get('name')!r} does not have the sha256 it is given with")
@@ -138,7 +140,11 @@ def identity(made_of: dict) -> dict:
         return {key: value for key, value in item.items() if key not in ("url", "signature")}
 
     sources, patches = made_of["sources"], [patch["sha256"] for patch in made_of.get("patches", [])]
-    return {**made_of, "patches": patches, "sources": {"php": bare(sources["php"]), "pecl": [bare(item) for item in sources.get("pecl", [])]}}
+    return {
+        **made_of,
+        "patches": patches,
+        "sources": {"php": bare(sources["php"]), "pecl": [bare(item) for item in sources.get("pecl", [])]},
+    }
 
 
 def public_keys(armoured: str) -> bytes:
@@ -175,6 +181,11 @@ def results(written: str, source: str) -> dict[str, str]:
     """Result of each test, by its path in the source, from what run-tests.php writes with -W."""
     lines = [line.split("\t", 1) for line in written.splitlines() if "\t" in line]
     return {path.removeprefix(f"{source}/"): result for result, path in lines}
+
+
+def untested(wanted: dict, known: dict) -> bool:
+    """Whether more of PHP's own tests are asked for than the record of an artefact tells."""
+    return EXTENTS.index(wanted.get("tests", "sample")) > EXTENTS.index(known["tests"]["extent"])
 
 
 def progress(name: str, done: int, total: int, seconds: float) -> str:
@@ -627,38 +638,64 @@ def ccache(log: Log, verb: str) -> str:
     return subprocess.run(argv, env=log.environment, capture_output=True, text=True, check=False).stdout
 
 
-def build(wanted: dict, packed: str) -> dict:
-    """Compile, install to the real prefix, prove it, pack it. The prefix is removed at the end."""
-    artefact, jobs = wanted["artefact"], wanted.get("jobs") or os.cpu_count() or 1
+@contextmanager
+def workplace(artefact: str):
+    """The real prefix of an artefact and a place to work, both empty at first and gone at the end."""
     prefix, work = f"{PREFIX}/{artefact}", f"{WORK}/{artefact}"
     if os.path.exists(f"{prefix}/{INSTALLED}"):
         raise Failed(f"{prefix} is installed on this machine for use; build on the builder")
-    for folder in (WORK, prefix):
-        shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(work)
+
+    def clear() -> None:
+        for folder in (WORK, prefix):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    clear()
+    try:
+        os.makedirs(work)
+        yield prefix, work
+    finally:
+        clear()
+
+
+def surroundings(wanted: dict, work: str) -> dict[str, str]:
+    """Environment of all that is run: the same whoever asks for the build."""
     words = {key: os.environ[key] for key in ("http_proxy", "https_proxy", "no_proxy") if key in os.environ}
     path = os.environ.get("PATH") or "/usr/sbin:/usr/bin:/sbin:/bin"
     fixed = {"PATH": path, "LC_ALL": "C.UTF-8", "TZ": "UTC", "SOURCE_DATE_EPOCH": EPOCH, "HOME": work}
-    cache = compiler_cache(work) if wanted.get("ccache", True) else {}
-    log = Log(f"{STORE}/{artefact}.log", {**words, **fixed, **wanted["environment"], **cache})
-    say(
-        f"compiling PHP {wanted['version']} as {artefact}, {jobs} jobs{'' if cache else ', no ccache'}; log {log.place}"
-    )
-    sources = wanted["sources"]
-    try:
+    return {**words, **fixed, **wanted["environment"]}
+
+
+def processors(wanted: dict) -> int:
+    return wanted.get("jobs") or os.cpu_count() or 1
+
+
+def open_php(log: Log, wanted: dict, tarball: str, folder: str) -> str:
+    """PHP's source with the patches; where it is."""
+    log.phase("unpack", unpack, log, tarball, folder)
+    source = source_folder(folder, "configure", "php")
+    for patch in wanted.get("patches", []):
+        argv = ["patch", "-p1", "--forward", "--batch"]
+        log.phase(f"patch {patch['name']}", log.run, argv, source, patch["text"].encode())
+    return source
+
+
+def build(wanted: dict, packed: str) -> dict:
+    """Compile, install to the real prefix, prove it, pack it."""
+    artefact, jobs, sources = wanted["artefact"], processors(wanted), wanted["sources"]
+    with workplace(artefact) as (prefix, work):
+        cache = compiler_cache(work) if wanted.get("ccache", True) else {}
+        log = Log(f"{STORE}/{artefact}.log", {**surroundings(wanted, work), **cache})
+        how = f"{jobs} jobs{'' if cache else ', no ccache'}"
+        say(f"compiling PHP {wanted['version']} as {artefact}, {how}; log {log.place}")
         if cache:
             ccache(log, "--zero-stats")
         items = [sources["php"], *sources.get("pecl", [])]
         tarball, *tarballs = log.phase("fetch", lambda: [fetch(item, work) for item in items])
-        log.phase("unpack", unpack, log, tarball, f"{work}/php")
+        source = open_php(log, wanted, tarball, f"{work}/php")
         pecl = [
             log.phase(f"unpack {item['name']}", open_pecl, log, item, place, f"{work}/{item['name']}")
             for item, place in zip(sources.get("pecl", []), tarballs, strict=True)
         ]
-        source = source_folder(f"{work}/php", "configure", "php")
-        for patch in wanted.get("patches", []):
-            argv = ["patch", "-p1", "--forward", "--batch"]
-            log.phase(f"patch {patch['name']}", log.run, argv, source, patch["text"].encode())
         configure = ["./configure", f"--prefix={prefix}", "--enable-option-checking=fatal"]
         log.phase("configure", log.run, [*configure, *wanted["options"]], source)
         log.phase("make", make, log, jobs, source)
@@ -676,10 +713,23 @@ def build(wanted: dict, packed: str) -> dict:
         write_json(f"{prefix}/sbom.cdx.json", bill_of_materials(wanted, pecl, needs, tools))
         shutil.copyfile(f"{prefix}/sbom.cdx.json", f"{STORE}/{artefact}.cdx.json")
         log.phase("pack", pack, log, prefix, packed)
-    finally:
-        for folder in (WORK, prefix):
-            shutil.rmtree(folder, ignore_errors=True)
     return {"seconds": log.seconds, "ccache": compiled, "tests": tested, "libraries": needs}
+
+
+def test_stored(wanted: dict, known: dict) -> dict:
+    """The record of a stored artefact after more tests of it. They are run on its own archive, unpacked: VMs may run
+    it, so its bytes must stay, and a build anew may have others, by a compiler and libraries of today. A test that
+    fails leaves archive and record as they are."""
+    artefact = wanted["artefact"]
+    with workplace(artefact) as (prefix, work):
+        log = Log(f"{STORE}/{artefact}.tests.log", surroundings(wanted, work))
+        extent = known["tests"]["extent"]
+        say(f"{artefact} is stored, tests: {extent}; running tests: {wanted.get('tests', 'sample')}; log {log.place}")
+        tarball = log.phase("fetch", fetch, wanted["sources"]["php"], work)
+        source = open_php(log, wanted, tarball, f"{work}/php")
+        log.phase("unpack archive", unpack, log, f"{STORE}/{artefact}.tar.zst", prefix)
+        tested = log.phase("tests", own_tests, log, prefix, wanted, source, processors(wanted), work)
+    return {**known, "tests": tested, "seconds": {**known["seconds"], "tests": log.seconds["tests"]}}
 
 
 def stored(wanted: dict) -> dict | None:
@@ -705,13 +755,18 @@ def sync(path: str) -> None:
 
 def keep(wanted: dict, packed: str, made: dict) -> dict:
     """Put the packed artefact into the store, its record last: without a record it does not exist."""
-    place = f"{STORE}/{wanted['artefact']}"
     known = {"sha256": digest_of(packed), "bytes": os.path.getsize(packed), **made, "recipe": recipe(wanted)}
-    write_json(f"{place}.json.part", known)
-    for path in (packed, f"{place}.json.part"):
-        sync(path)
-    os.replace(packed, f"{place}.tar.zst")
-    os.replace(f"{place}.json.part", f"{place}.json")
+    sync(packed)
+    os.replace(packed, f"{STORE}/{wanted['artefact']}.tar.zst")
+    return note(wanted, known)
+
+
+def note(wanted: dict, known: dict) -> dict:
+    """Make this the record of the artefact, as a whole or not at all."""
+    place = f"{STORE}/{wanted['artefact']}.json"
+    write_json(f"{place}.part", known)
+    sync(f"{place}.part")
+    os.replace(f"{place}.part", place)
     sync(STORE)
     return known
 
@@ -739,6 +794,8 @@ def bring(wanted: dict) -> dict:
         if known is None:
             packed = f"{STORE}/{wanted['artefact']}.tar.zst.part"
             known = keep(wanted, packed, build(wanted, packed))
+        elif untested(wanted, known):
+            known = note(wanted, test_stored(wanted, known))
     report = {"artefact": wanted["artefact"], "sha256": known["sha256"], "bytes": known["bytes"], "built": built}
     report["seconds"] = round(time.monotonic() - started, 1)
     return {**report, "phases": known["seconds"], **{key: known[key] for key in ("ccache", "tests", "libraries")}}

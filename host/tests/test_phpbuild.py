@@ -237,11 +237,44 @@ class Building(Builder):
         sources = {"php": self.php_source(**many), "pecl": [{"name": "redis", **self.redis}]}
         sample = self.build(sources=sources)
         self.assertEqual(1 + phpbuild.SAMPLE, sample["tests"]["passed"])
-        self.assertFalse(self.build(sources=sources, tests="all")["built"])
         everything = self.build(sources=sources, tests="all", artefact="8.2.99-all")
         self.assertEqual(101, everything["tests"]["passed"])
         none = self.build(sources=sources, tests="none", artefact="8.2.99-none")
         self.assertEqual({"extent": "none"}, none["tests"])
+
+    def test_more_tests_than_its_record_tells_are_run_on_a_stored_archive_and_leave_its_bytes(self):
+        many = {f"ext/zlib/tests/{n:03}.phpt": "PASSED" for n in range(100)}
+        sources = {"php": self.php_source(**many), "pecl": [{"name": "redis", **self.redis}]}
+        packed = self.machine.root / "var/lib/fleet/artefacts/8.2.99-abc.tar.zst"
+        tests_log = self.machine.root / "var/lib/fleet/artefacts/8.2.99-abc.tests.log"
+        first = self.build(sources=sources, tests="none")
+        built = packed.read_bytes(), packed.stat().st_ino
+        self.machine.program("make", "#!/bin/sh\nexit 1\n")  # whatever compiles, fails
+        for extent, passed in (("sample", 1 + phpbuild.SAMPLE), ("all", 101)):
+            report = self.build(sources=sources, tests=extent)
+            self.assertEqual((False, first["sha256"]), (report["built"], report["sha256"]))
+            tested = {"extent": extent, "passed": passed, "skipped": 1, "failed": []}
+            self.assertEqual((tested, tested), (report["tests"], self.record()["tests"]))
+            self.assertTrue(tests_log.exists())
+            tests_log.unlink()
+        for extent in phpbuild.EXTENTS:  # twin: of what the record tells, nothing is run
+            self.assertEqual("all", self.build(sources=sources, tests=extent)["tests"]["extent"])
+        self.assertFalse(tests_log.exists())
+        self.assertEqual(built, (packed.read_bytes(), packed.stat().st_ino))
+        self.assertFalse(self.machine.exists("/opt/php/8.2.99-abc"))
+        self.assertFalse(self.machine.exists("/var/tmp/fleet-build"))
+        self.build(sources=sources, artefact="8.2.99-cold", expect=1)  # twin: that make compiles nothing
+
+    def test_a_stored_archive_that_fails_more_tests_stays_and_so_does_its_record(self):
+        many = {f"ext/zlib/tests/{n:03}.phpt": "FAILED" if n == 1 else "PASSED" for n in range(100)}
+        sources = {"php": self.php_source(**many), "pecl": [{"name": "redis", **self.redis}]}
+        sample, before = self.build(sources=sources), self.record()
+        said = self.build(sources=sources, tests="all", expect=1)
+        self.assertIn("8.2.99-abc is stored, tests: sample; running tests: all;", said)
+        self.assertIn("failed that knownFailures lacks: ext/zlib/tests/001.phpt; the log is", said)
+        self.assertEqual((before, sample["tests"]), (self.record(), self.build(sources=sources)["tests"]))
+        known = self.build(sources=sources, tests="all", knownFailures=["ext/zlib/tests/001.phpt"])
+        self.assertEqual((False, ["ext/zlib/tests/001.phpt"]), (known["built"], known["tests"]["failed"]))
 
     def test_a_build_of_which_no_test_passes_fails(self):
         php = PHP.replace("redis\\n", "")

@@ -13,8 +13,10 @@ import {
   type Secrets,
   type SiteConfig,
   type StackConfig,
+  type WrittenConfig,
 } from "./schema";
 import { megabytes, seconds } from "./units";
+import { neededModules } from "./used-modules";
 
 /** What the loader reads: everything an operator wrote, already parsed from YAML. */
 export interface Written {
@@ -54,9 +56,10 @@ export function loadFleet(written: Written): Loaded {
   const problems: Problem[] = [...(written.unreadable ?? [])];
   const stackFile = `Pulumi.${written.stack}.yaml`;
   problems.push(...written.encrypted.map((key) => misplacedSecret(key, stackFile)));
-  const draft = checkStack(written.config, stackFile, problems);
+  const stack = checkStack(written.config, stackFile, problems);
   const secrets = checkSecrets(written, problems);
   const sites = Object.entries(written.sites).map(([file, content]) => ({ file, site: checkSite(content, file, problems) }));
+  const draft = { ...stack, php: withModules(stack, sites) };
   problems.push(...checkAddresses(draft, stackFile), ...checkReferences(draft, stackFile), ...checkSites(sites));
   problems.push(...checkBuilds(draft.php ?? {}, stackFile, written.patches ?? {}));
   const resolved = sites.map(({ file, site }) => resolveSite(draft, stackFile, file, site, problems));
@@ -72,12 +75,13 @@ export function loadFleet(written: Written): Loaded {
 
 /** The keys of a stack that could be understood; all of them where there was no problem. */
 type Draft = Partial<StackConfig>;
+type WrittenDraft = Partial<WrittenConfig>;
 
 /**
  * Checks each key for itself. One that has mistakes is read once more without the mistaken values,
  * so that what is right in it still takes part in the checks across keys.
  */
-function checkStack(config: Written["config"], file: string, problems: Problem[]): Draft {
+function checkStack(config: Written["config"], file: string, problems: Problem[]): WrittenDraft {
   const draft: Record<string, unknown> = {};
   const schemas: Record<string, z.ZodType> = stackSchema.shape;
   for (const key of Object.keys(config).filter((k) => !(k in schemas))) {
@@ -97,7 +101,22 @@ function checkStack(config: Written["config"], file: string, problems: Problem[]
     const again = wrapped.safeParse(withoutMistakes(value, issues));
     if (again.success) draft[key] = again.data[key];
   }
-  return draft as Draft;
+  return draft as WrittenDraft;
+}
+
+/**
+ * The versions with their modules by name. What is needed is counted over the sites of every group that has the version,
+ * not over those that are on it: so a version is built before a site tries it or moves to it, and is the same one after.
+ */
+function withModules(c: WrittenDraft, sites: readonly { site: SiteDraft }[]): StackConfig["php"] {
+  const inGroupWith = (version: string): SiteDraft[] =>
+    sites.map(({ site }) => site).filter((site) => groupsFor(c, site).some(([, g]) => g.versions.includes(version)));
+  return Object.fromEntries(
+    Object.entries(c.php ?? {}).map(([version, build]) => {
+      const modules = build.modules === "needed" ? neededModules(inGroupWith(version), build.pecl) : build.modules;
+      return [version, { ...build, modules }];
+    }),
+  );
 }
 
 /** Where one of several forms has the type of what was written, the mistakes in that form instead of "none fits". */
@@ -422,12 +441,18 @@ function checkMemory(c: Draft, file: string, sites: readonly Site[]): Problem[] 
   });
 }
 
+/** Groups that may run the site. */
+const groupsFor = (c: Pick<WrittenDraft, "mutualised">, { php }: SiteDraft): [string, PhpGroupConfig][] =>
+  Object.entries(c.mutualised?.php ?? {}).filter(
+    ([name, g]) => php && g.versions.includes(php.version) && (php.group === undefined || php.group === name),
+  );
+
 /** Finds the site's group; where there is none says which versions and groups there are. */
 function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft, problems: Problem[]): Site | undefined {
   if (!site.php) return undefined;
   const groups = Object.entries(c.mutualised?.php ?? {});
   const { version, group } = site.php;
-  const having = groups.filter(([name, g]) => g.versions.includes(version) && (group === undefined || group === name));
+  const having = groupsFor(c, site);
   const [first] = having;
   if (!first) {
     const offered = groups.map(([name, g]) => `${name} (${g.versions.join(", ")})`).join("; ") || "none";

@@ -5,10 +5,7 @@ import type { PhpBuild, PinnedSource } from "./model";
 import { byPeclOrder, compiledWith, peclModuleNames, peclRecipe } from "./pecl-modules";
 import { alwaysOn, packageOf, phpModules, type ModuleRecipe, type PhpModule } from "./php-modules";
 import type { Problem } from "./problems";
-import type { DebianRelease, phpBuildSchema } from "./schema";
-
-/** One version as `fleet:php` has it. */
-type BuildConfig = z.output<typeof phpBuildSchema>;
+import type { BuildConfig, DebianRelease } from "./schema";
 
 /** Compiler, autoconf for phpize, and what every build links: systemd for readiness. */
 const toolPackages = ["autoconf", "ccache", "g++", "gpgv", "libsystemd-dev", "make", "patch", "pkg-config", "zstd"];

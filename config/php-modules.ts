@@ -46,7 +46,8 @@ export const phpModules = {
   intl: library("--enable-intl", ["libicu-dev"], ["libicu72"]),
   mbstring: library("--enable-mbstring", ["libonig-dev"], ["libonig5"]),
   mysqli: { ...flag("--with-mysqli=mysqlnd"), needs: ["mysqlnd"] },
-  mysqlnd: flag("--enable-mysqlnd"),
+  // Of the compressed protocol, which it has whether asked for or not.
+  mysqlnd: library("--enable-mysqlnd", ["zlib1g-dev"], ["zlib1g"]),
   opcache: { ...flag("--enable-opcache"), reported: "Zend OPcache" },
   openssl: library("--with-openssl", ["libssl-dev"], ["libssl3"]),
   pdo: { ...flag("--enable-pdo"), reported: "PDO" },

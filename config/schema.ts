@@ -140,7 +140,14 @@ export const phpBuildSchema = z.strictObject({
   source: z.strictObject(pinned),
   /** Files of the project, applied to the source in this order with `patch -p1`. */
   patches: z.array(z.strictObject({ file: z.string().min(1), sha256 })).default([]),
-  modules: z.array(z.enum(phpModuleNames as [string, ...string[]])),
+  /** Those of PHP beside its core; `needed`: those that the sites of the groups with this version use. */
+  modules: z.union([
+    z
+      .string()
+      .regex(/^needed$/, { error: "a list of modules, or needed" })
+      .transform(() => "needed" as const),
+    z.array(z.enum(phpModuleNames as [string, ...string[]])),
+  ]),
   pecl: z
     .record(
       z.string(),
@@ -289,8 +296,12 @@ export const stackSchema = z.strictObject({
   sites: z.string().default("sites"),
   rollout: rolloutSchema.default(rolloutSchema.parse({})),
 });
-/** A stack's configuration with its defaults filled in. */
-export type StackConfig = z.output<typeof stackSchema>;
+/** A stack's configuration as it is written, with its defaults filled in. */
+export type WrittenConfig = z.output<typeof stackSchema>;
+/** One version as `fleet:php` has it, its modules by name. */
+export type BuildConfig = Omit<z.output<typeof phpBuildSchema>, "modules"> & { readonly modules: readonly string[] };
+/** A stack's configuration with its defaults filled in, and the modules that are needed found. */
+export type StackConfig = Omit<WrittenConfig, "php"> & { readonly php: Readonly<Record<string, BuildConfig>> };
 
 const fileName = z.string().regex(/^(?!\/)(?!.*\.\.)[\w./-]+$/, { error: "a relative path without .." });
 

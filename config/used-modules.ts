@@ -1,5 +1,5 @@
 import { compiledWith, peclRecipe } from "./pecl-modules";
-import { phpModules, type ModuleRecipe } from "./php-modules";
+import { phpModuleNames, phpModules, type ModuleRecipe, type PhpModule } from "./php-modules";
 
 /** OPcache serves every request; sessions in files, which a site has that says nothing, are the module session's. */
 const everybodys = ["opcache", "session"];
@@ -22,6 +22,12 @@ export function usedModules(sites: readonly Using[], pecl: Pecl): Set<string> {
   // The walk comes to what is added on the way.
   for (const name of used) for (const need of needsOf(name, pecl)) used.add(need);
   return used;
+}
+
+/** Modules of PHP without which these sites, or the version's own PECL modules, could not do; sorted. */
+export function neededModules(sites: readonly Using[], pecl: Pecl): PhpModule[] {
+  const used = usedModules([...sites, { php: { modules: Object.keys(pecl) } }], pecl);
+  return phpModuleNames.filter((name) => used.has(name));
 }
 
 function needsOf(name: string, pecl: Pecl): readonly string[] {

@@ -4,6 +4,7 @@ import * as path from "path";
 import { describe, expect, it } from "vitest";
 import { rolloutOf } from "../../components/tier";
 import { loadFleet } from "../../config/load";
+import type { PhpBuild } from "../../config/model";
 import { ConfigError, describeProblem } from "../../config/problems";
 import { phpModuleNames } from "../../config/php-modules";
 import { readSites } from "../../stacks/read";
@@ -409,6 +410,65 @@ describe("a trial of another PHP", () => {
     ],
   ])("%s is refused", (_, edit, text) => {
     expect(mistakesOf(withTrial(), edit)).toContain(text);
+  });
+});
+
+describe("modules: needed", () => {
+  const build = (more: Edit = () => undefined, version = "8.2"): PhpBuild | undefined => {
+    const written = structuredClone(writtenStack("prod"));
+    (written.config["php"] as Record<string, { modules: unknown }>)["8.2"]!.modules = "needed";
+    more(written.config, written.sites, written.secrets);
+    return loadFleet(written).fleet.phpBuilds.find((b) => b.version === version);
+  };
+  const core = [
+    "Core",
+    "PDO",
+    "Reflection",
+    "SPL",
+    "Zend OPcache",
+    "date",
+    "hash",
+    "json",
+    "pcre",
+    "random",
+    "redis",
+    "session",
+    "standard",
+  ];
+  const without = (...names: string[]): string[] => core.filter((name) => !names.includes(name));
+
+  it("are what the sites of the version's groups declare, and what that needs; the artefact is that of the same list", () => {
+    expect(build()?.modules).toEqual([...without("PDO"), "mbstring", "mysqli", "mysqlnd"].sort());
+    const names = ["mbstring", "mysqli", "mysqlnd", "opcache", "session"];
+    expect(build()?.artefact).toBe(build((c) => (c["php"]["8.2"].modules = names))?.artefact);
+    expect(build()?.artefact).not.toBe(build((c) => (c["php"]["8.2"].modules = [...names, "zip"]))?.artefact);
+  });
+
+  it("follow the sites: one module more is another artefact, and a site that goes takes its own along", () => {
+    const more = build((_, s) => (s["sites/prod/welcome.yaml"].php.modules = ["pdo_mysql"]));
+    expect(more?.modules).toEqual([...core, "mbstring", "mysqli", "mysqlnd", "pdo_mysql"].sort());
+    expect(more?.artefact).not.toBe(build()?.artefact);
+    expect(build((_, s) => Reflect.deleteProperty(s, "sites/prod/library.yaml"))?.modules).toEqual(without("PDO"));
+  });
+
+  it("count the sites of the groups with the version, whichever they are on, and of no other group", () => {
+    const newer = (group: string) => (c: Parameters<Edit>[0]) => {
+      c["php"]["8.4"] = { ...c["php"]["8.2"], release: "8.4.27", pecl: {} };
+      c["mutualised"].php[group].versions.push("8.4");
+    };
+    expect(build(newer("php-a"), "8.4")?.modules).toEqual([...without("PDO", "redis"), "mbstring", "mysqli", "mysqlnd"].sort());
+    expect(build(newer("php-b"), "8.4")?.modules).toEqual(without("PDO", "redis"));
+  });
+
+  it("leave a module that PHP does not have to be refused, and so is another word", () => {
+    const lab = (edit: Edit): string[] => mistakes((c, s, x) => ((c["php"]["8.2"].modules = "needed"), edit(c, s, x)));
+    expect(lab((_, s) => s["sites/lab/wiki.yaml"].php.modules.push("soap"))).toEqual([]);
+    expect(lab((_, s) => s["sites/lab/wiki.yaml"].php.modules.push("mbstrnig"))).toEqual([
+      'sites/lab/wiki.yaml: php.modules is "mbstrnig"; allowed: modules of the build. Add mbstrnig to fleet:php.8.2 in Pulumi.lab.yaml.',
+    ]);
+    expect(lab((c) => (c["php"]["8.2"].modules = "all"))).toContain(
+      'Pulumi.lab.yaml: fleet:php.8.2.modules is "all"; allowed: a list of modules, or needed. Correct the value.',
+    );
   });
 });
 

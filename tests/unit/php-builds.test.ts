@@ -8,7 +8,7 @@ import type { PhpBuild } from "../../config/model";
 import { ConfigError, describeProblem } from "../../config/problems";
 import { peclModuleNames } from "../../config/pecl-modules";
 import { buildFiles, checkBuilds, resolveBuild } from "../../config/php-builds";
-import { phpBuildSchema } from "../../config/schema";
+import { phpBuildSchema, type BuildConfig } from "../../config/schema";
 import { readFiles } from "../../stacks/read";
 import { writtenStack } from "./example";
 
@@ -54,10 +54,14 @@ describe("a patch of a PHP build", () => {
 
 const archive = { url: "http://a.test/x.tar.xz", sha256 };
 /** One version of `fleet:php` with its defaults. */
-const wanted = (more: object = {}) => phpBuildSchema.parse({ release: "8.2.32", source: archive, modules: ["session"], ...more });
-const resolved = (more: object = {}): PhpBuild => resolveBuild("8.2", wanted(more), "bookworm", { [file]: text, "keys/php.asc": key });
+const wanted = (more: { modules?: string[]; [key: string]: unknown } = {}): BuildConfig => {
+  const { modules = ["session"] } = more;
+  return { ...phpBuildSchema.parse({ release: "8.2.32", source: archive, ...more, modules }), modules };
+};
+const resolved = (more: Parameters<typeof wanted>[0] = {}): PhpBuild =>
+  resolveBuild("8.2", wanted(more), "bookworm", { [file]: text, "keys/php.asc": key });
 /** What is wrong with it. */
-const mistakes = (more: object): string[] =>
+const mistakes = (more: Parameters<typeof wanted>[0]): string[] =>
   checkBuilds({ "8.2": wanted(more) }, "Pulumi.lab.yaml", {
     "keys/php.asc": key,
     "keys/odd.asc": "a key?",

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { inNetwork } from "./network";
 import type { Fleet, Machine, PhpBuild, PhpGroup, Role, Site, VirtualService } from "./model";
 import { checkBuilds, resolveBuild } from "./php-builds";
+import { checkIni } from "./php-ini";
 import { ConfigError, type Problem } from "./problems";
 import {
   secretNames,
@@ -62,6 +63,7 @@ export function loadFleet(written: Written): Loaded {
   const draft = { ...stack, php: withModules(stack, sites) };
   problems.push(...checkAddresses(draft, stackFile), ...checkReferences(draft, stackFile), ...checkSites(sites));
   problems.push(...checkBuilds(draft.php ?? {}, stackFile, written.patches ?? {}));
+  problems.push(...sites.flatMap(({ file, site }) => checkIni(file, site.php?.ini ?? {})));
   const resolved = sites.map(({ file, site }) => resolveSite(draft, stackFile, file, site, problems));
   const accepted = resolved.filter((s) => s !== undefined);
   problems.push(...checkSessions(written, sites), ...checkMemory(draft, stackFile, accepted));

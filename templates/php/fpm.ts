@@ -1,5 +1,6 @@
 import { healthPort } from "../../config/load";
 import { atLeast, buildsOn } from "../../config/php-builds";
+import type { FleetSetting } from "../../config/php-ini";
 import type { Fleet, Machine, PhpBuild, PhpGroup, Site } from "../../config/model";
 import { sitePorts, type StackConfig } from "../../config/schema";
 import type { HostContent, SecretFile } from "../content";
@@ -240,7 +241,7 @@ function mailFile(site: Site, { mail }: FpmSurroundings): string[] {
 
 /** Where sessions go, as FPM settings of the site's pool. Holds a password, so it travels as a secret. */
 export function sessionSettings(site: Site, store: SessionStores): string {
-  const value = (name: string, text: string): string => `php_admin_value[${name}] = ${text}\n`;
+  const value = (name: FleetSetting, text: string): string => `php_admin_value[${name}] = ${text}\n`;
   const lines = {
     files: () => value("session.save_handler", "files") + value("session.save_path", `${sitesDirectory}/${site.name}/sessions`),
     redis: () => {

@@ -321,6 +321,21 @@ describe("each mistake names file, property, value, what is allowed and the reme
       (_, s) => (s["sites/lab/wiki.yaml"].php.ini = { memory_limit: "1\nextension=x" }),
       'sites/lab/wiki.yaml: php.ini.memory_limit is "1\\nextension=x"; allowed: one line without quotes. Correct the value.',
     ],
+    [
+      "a php.ini name that the fleet sets",
+      (_, s) => (s["sites/lab/wiki.yaml"].php.ini = { "session.save_path": "/tmp" }),
+      "sites/lab/wiki.yaml: php.ini.session.save_path is \"/tmp\"; allowed: names that are the site's own; this one is set by the site's sessions. Remove it, and choose the store by sessions.",
+    ],
+    [
+      "a php.ini size in a form that PHP reads otherwise",
+      (_, s) => (s["sites/lab/wiki.yaml"].php.ini = { memory_limit: "256MB" }),
+      'sites/lab/wiki.yaml: php.ini.memory_limit is "256MB"; allowed: a number of bytes, or one with K, M or G after it, such as 64M, or -1 for no limit. Correct the value.',
+    ],
+    [
+      "a php.ini number that is none",
+      (_, s) => (s["sites/lab/wiki.yaml"].php.ini = { max_execution_time: "30s" }),
+      'sites/lab/wiki.yaml: php.ini.max_execution_time is "30s"; allowed: a whole number. Correct the value.',
+    ],
   ])("%s", (_name, edit, text) => {
     expect(mistakes(edit)).toContain(text);
   });

@@ -404,8 +404,17 @@ const systemMb = 256;
 /** Most that a site takes which does not say how much: five children of an ordinary application and its OPcache. */
 const siteMb = 512;
 
-/** Least that a site's FPM with one child and an OPcache in use works in. */
-const leastMb = 64;
+/** What a site's FPM takes before its children: the master, and an OPcache in use. */
+const masterMb = 48;
+
+/** Least that a child works in, and what one of an ordinary application takes. */
+const childMb = { least: 16, usual: 64 };
+
+/** Children of a site that does not say how many, where its memory has room for them. */
+const usualChildren = 5;
+
+/** Least that a site's FPM with one child works in. */
+const leastMb = masterMb + childMb.least;
 
 /** Most that a site has in its /tmp which does not say how much: uploads of an ordinary application. */
 const mostTmpMb = 128;
@@ -499,6 +508,18 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
       remedy: `Raise it, or lower fleet:mutualised.php.${first[0]}.activeSites in ${stackFile}.`,
     });
   }
+  const most = Math.max(1, Math.floor((memoryMb - masterMb) / childMb.least));
+  const maxChildren = site.php.maxChildren ?? Math.min(usualChildren, Math.max(1, Math.floor((memoryMb - masterMb) / childMb.usual)));
+  if (maxChildren > most) {
+    problems.push({
+      file,
+      property: "php.maxChildren",
+      value: maxChildren,
+      allowed: `at most ${most}: of the site's ${memoryMb} MB its FPM takes ${masterMb} MB, and a child at least ${childMb.least} MB`,
+      remedy: "Lower it, or raise php.memory.",
+    });
+  }
+  problems.push(...checkMemoryLimit(file, site, memoryMb));
   const tmpMb = megabytes(site.php.tmp ?? "") ?? Math.min(mostTmpMb, Math.floor(memoryMb / 2));
   if (tmpMb >= memoryMb) {
     const allowed = `less than the site's memory, of which it is a part: ${memoryMb} MB`;
@@ -538,16 +559,29 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
   }
   // Without a problem the site was accepted whole.
   const cron = (site.cron ?? []).map(({ timeout, ...entry }) => ({ ...entry, timeoutSeconds: Math.ceil(seconds(timeout) ?? 0) }));
-  return { ...(site as SiteConfig), php: { ...site.php, group: first[0] }, memoryMb, tmpMb, cron };
+  return { ...(site as SiteConfig), php: { ...site.php, group: first[0], maxChildren }, memoryMb, tmpMb, cron };
+}
+
+/** A size of php.ini; 0 where it is none, or has no end. */
+function iniMegabytes(value: unknown): number {
+  const megabyte = { "": 1 / 2 ** 20, K: 1 / 1024, M: 1, G: 1024 };
+  const [, amount, unit = ""] = /^(\d+)([KMG]?)$/i.exec(String(value)) ?? [];
+  return Number(amount ?? 0) * megabyte[unit.toUpperCase() as keyof typeof megabyte];
+}
+
+/** What one request may take is no more than what the site has. */
+function checkMemoryLimit(file: string, site: SiteDraft, memoryMb: number): Problem[] {
+  const value = site.php?.ini["memory_limit"];
+  if (iniMegabytes(value) <= memoryMb) return [];
+  const allowed = `at most ${memoryMb}M, which is all that the site has`;
+  return [{ file, property: "php.ini.memory_limit", value, allowed, remedy: "Lower it, or raise php.memory." }];
 }
 
 /** What a visitor may send arrives in the site's /tmp. */
 function checkUploads(file: string, site: SiteDraft, tmpMb: number): Problem[] {
-  const megabyte = { "": 1 / 2 ** 20, K: 1 / 1024, M: 1, G: 1024 };
   return ["upload_max_filesize", "post_max_size"].flatMap((name) => {
     const value = site.php?.ini[name];
-    const [, amount, unit = ""] = /^(\d+)([KMG]?)$/i.exec(String(value)) ?? [];
-    if (Number(amount ?? 0) * megabyte[unit.toUpperCase() as keyof typeof megabyte] <= tmpMb) return [];
+    if (iniMegabytes(value) <= tmpMb) return [];
     const allowed = `at most ${tmpMb}M: uploads arrive in the site's /tmp, which has ${tmpMb} MB`;
     return [{ file, property: `php.ini.${name}`, value, allowed, remedy: "Lower it, or raise php.tmp." }];
   });

@@ -63,7 +63,7 @@ export interface CronEntry extends Omit<SiteConfig["cron"][number], "timeout"> {
 
 /** A site with everything resolved that its tiers need. */
 export interface Site extends Omit<SiteConfig, "php" | "cron"> {
-  readonly php: SiteConfig["php"] & { readonly group: string };
+  readonly php: SiteConfig["php"] & { readonly group: string; readonly maxChildren: number };
   /** Memory of the site's service, in megabytes. */
   readonly memoryMb: number;
   /** Size of its /tmp, which is part of that memory, in megabytes. */

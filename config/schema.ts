@@ -353,8 +353,8 @@ export const siteSchema = z.strictObject({
     trial: z.strictObject({ version: phpVersion, port }).optional(),
     /** Modules the code needs; a build without one of them is refused. */
     modules: z.array(z.string()).default([]),
-    /** Most requests of this site at once on each VM. */
-    maxChildren: z.int().min(1).max(500).default(5),
+    /** Most requests of this site at once on each VM. @default one for each 64 MB of `memory`, at most 5 */
+    maxChildren: z.int().min(1).max(500).optional(),
     /** Memory of all that the site runs on each VM, its scripts too. @default an equal share of the VM, at most 512 MB */
     memory: size.optional(),
     /** Size of its /tmp, where uploads arrive: a file system in memory, which counts in `memory`. @default half of it, at most 128 MB */

@@ -162,6 +162,7 @@ describe("a site touches one service on each PHP VM and one vhost on each Apache
   });
 
   it("and when it goes", async () => {
+    for (const vm of ["php1", "php2"]) await on(vm, "sudo systemctl start fleet-site-extra.service");
     const { code, out, err, found } = await change("a site goes");
     expect(code, out + err).toBe(0);
     expect(found).toEqual(expected(false));

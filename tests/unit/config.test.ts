@@ -282,6 +282,16 @@ describe("each mistake names file, property, value, what is allowed and the reme
       'sites/lab/wiki.yaml: php.memory is "56 MB"; allowed: at least 64 MB; where a site does not say, a VM\'s 768 MB less 256 MB for the system is shared by activeSites. Raise it, or lower fleet:mutualised.php.php-a.activeSites in Pulumi.lab.yaml.',
     ],
     [
+      "more children than the site's memory has room for",
+      (_, s) => Object.assign(s["sites/lab/blog.yaml"].php, { maxChildren: 22 }),
+      "sites/lab/blog.yaml: php.maxChildren is 22; allowed: at most 21: of the site's 384 MB its FPM takes 48 MB, and a child at least 16 MB. Lower it, or raise php.memory.",
+    ],
+    [
+      "a request that may take more than its site",
+      (_, s) => Object.assign(s["sites/lab/blog.yaml"].php, { ini: { memory_limit: "4G" } }),
+      'sites/lab/blog.yaml: php.ini.memory_limit is "4G"; allowed: at most 384M, which is all that the site has. Lower it, or raise php.memory.',
+    ],
+    [
       "a session store that is not there",
       (c) => Reflect.deleteProperty(c, "memcached") && (c["redis"] = undefined),
       'sites/lab/status.yaml: sessions is "redis"; allowed: a store that the stack has. Add fleet:redis to Pulumi.lab.yaml.',

@@ -28,6 +28,7 @@ import {
   type Outcome,
   type Status,
 } from "../lab/lab";
+import { place, put, served } from "./scripts";
 
 /*
  * Three PHP versions side by side: 8.2 as the lab has it, and 7.4 and 8.4 from the Debian archive, with four PECL modules.
@@ -42,6 +43,8 @@ const patch = "patches/php-7.4-openssl-3.patch";
 const vms = ["php1", "php2", "php3"];
 const store = "/var/lib/fleet/artefacts";
 const siteOf = (version: Version): string => `json${version.replace(".", "")}`;
+/** A site beside that of 8.4, on the same build. */
+const near = "near84";
 const sha256 = (data: string | Buffer): string => createHash("sha256").update(data).digest("hex");
 const scratch = fs.mkdtempSync(path.join(os.tmpdir(), "php-versions-"));
 
@@ -96,14 +99,13 @@ function stackWith(change: (keys: Keys) => void = () => undefined, wanted: reado
   });
 }
 
-/** The lab's site files, and one for each version. */
+/** The lab's site files, one for each version, and one more of 8.4. */
 function sitesWith(committedSites: string, wanted: readonly Version[]): string {
   const directory = path.join(scratch, wanted.join("-"));
   fs.cpSync(path.resolve(root, committedSites), directory, { recursive: true });
   const status = YAML.parse(fs.readFileSync(path.join(directory, "status.yaml"), "utf8")) as { php: object };
-  for (const version of wanted) {
-    const name = siteOf(version);
-    const number = Number(version.replace(".", ""));
+  const named = wanted.map((version) => [siteOf(version), version, Number(version.replace(".", ""))] as const);
+  for (const [name, version, number] of [...named, [near, "8.4", 184] as const]) {
     const php = { ...status.php, version };
     const site = { ...status, name, hosts: [`${name}.lab.test`], uid: 20000 + number, port: 10000 + number, php };
     fs.writeFileSync(path.join(directory, `${name}.yaml`), YAML.stringify(site));
@@ -244,7 +246,7 @@ afterAll(async () => {
   const names = added.map((version) => `${releases[version]}-*`).join(" ");
   for (const vm of ["php1", "php2"]) await on(vm, `sudo sh -c 'cd /opt/php && rm -rf ${names}'`);
   await on("build1", `sudo sh -c 'cd ${store} && rm -f ${names}'`);
-  await on("nas1", `sudo sh -c 'cd /srv/fleet/sites && rm -rf ${versions.map(siteOf).join(" ")}'`);
+  await on("nas1", `sudo sh -c 'cd /srv/fleet/sites && rm -rf ${[...versions.map(siteOf), near].join(" ")}'`);
   fs.rmSync(scratch, { recursive: true });
 });
 
@@ -420,6 +422,36 @@ describe("three versions at the same time", () => {
       Object.fromEntries(versions.map((v) => [v, vms])),
     );
     process.stdout.write(`\neach of ${versions.join(", ")} answered from ${vms.join(", ")}\n`);
+  });
+});
+
+/** What a script finds in the APCu and OPcache of its site. */
+const caches = `<?php
+if (isset($_GET['store'])) apcu_store('secret', 'canary');
+echo json_encode([
+  'host' => gethostname(),
+  'secret' => apcu_fetch('secret'),
+  'keys' => array_column(iterator_to_array(new APCUIterator(), false), 'key'),
+  'others' => array_values(preg_grep('~/srv/sites/(?!' . basename(dirname(__DIR__, 2)) . '/)~', array_keys(opcache_get_status()['scripts']))),
+]);
+`;
+
+describe("two sites on one build", () => {
+  it("have caches of their own: what one keeps in APCu and OPcache, it finds again on each VM, and its neighbour does not", async () => {
+    const sites = [siteOf("8.4"), near];
+    for (const site of sites) await put(site, "caches.php", caches, served);
+    const found = async (site: string, query = ""): Promise<object> => {
+      const seen: Record<string, object> = {};
+      for (let n = 0; n < 200 && Object.keys(seen).length < vms.length; n++) {
+        const { host, ...rest } = JSON.parse((await curl(`http://${site}.lab.test/${place}/caches.php${query}`)).out) as { host: string };
+        seen[host] = rest;
+      }
+      return seen;
+    };
+    const everywhere = (what: object): object => Object.fromEntries(vms.map((vm) => [vm, what]));
+    await found(siteOf("8.4"), "?store");
+    expect(await found(siteOf("8.4"))).toEqual(everywhere({ secret: "canary", keys: ["secret"], others: [] }));
+    expect(await found(near)).toEqual(everywhere({ secret: false, keys: [], others: [] }));
   });
 });
 

@@ -17,6 +17,8 @@ export interface ApacheTierArgs {
   phpVips: Readonly<Record<string, string>>;
   /** Where the sites' files are mounted from, read-only. */
   nas: NonNullable<Fleet["config"]["nas"]>;
+  /** What Apache does with links in sites' trees; see `fleet:mutualised.apache.symbolicLinks`. */
+  symbolicLinks: "none" | "owner";
   /** What must be configured first: a NAS on a VM. @default nothing */
   after?: readonly pulumi.Resource[];
 }
@@ -34,13 +36,14 @@ export class ApacheTier extends pulumi.ComponentResource {
 
   constructor(name: string, args: ApacheTierArgs, opts: pulumi.ComponentResourceOptions = {}) {
     super("hosting:web:ApacheTier", name, {}, opts);
-    const { platform, machines } = args;
+    const { platform, machines, nas } = args;
+    const mount = mountPart(nas, "ro", args.symbolicLinks === "none" ? "none" : "followed");
     this.members = createTier(
       name,
       {
         platform,
         machines,
-        content: (m) => [vipPart([args.vip]), mountPart(args.nas, "ro"), apachePart(m, args.vip, args.sites, args.phpVips)],
+        content: (m) => [vipPart([args.vip]), mount, apachePart(m, args.vip, args.sites, args.phpVips)],
         ...(args.after ? { after: args.after } : {}),
       },
       this,

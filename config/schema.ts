@@ -183,6 +183,12 @@ export const mutualisedSchema = z.strictObject({
     ...vmSize(4, "4 GB"),
     debian: release.default("bookworm"),
     hosts,
+    /**
+     * Symbolic links in sites' trees, to Apache; PHP follows them whatever this says. `none`: there are none.
+     * `owner`: it follows a link to what has the link's own owner. Between the look and the opening a site that is
+     * quick can put another link, to a file of a neighbour.
+     */
+    symbolicLinks: z.enum(["none", "owner"]).default("none"),
   }),
   php: z.record(
     hostName,

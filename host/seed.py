@@ -4,8 +4,13 @@
 Argument: a JSON file {"directory", "sites": [{"name", "uid", "gid", "mode", "documentRoot", "seed"?}]}.
 A seed is {"url", "sha256"} of a tar archive with one top directory, or {"files": {path: text}}.
 A document root that exists is never touched: what is in it belongs to the site.
+
+This runs as root in trees that sites write to while it runs. So nothing below a site's directory is named by a path
+that could lead through a link: each part of it is opened by itself, from the one above.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +21,25 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
+SCRATCH = ".seed"  # beside the sites, root's alone; a name that no site has
+# What a tree that its site has changed may answer.
+CHANGED = {errno.EEXIST, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY}
+
+
+def enter(above, name):
+    """A directory that is there, as a descriptor; OSError where it is a link or something else."""
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+
+
+def own(above, name, site, mode):
+    """The same where it is there or can be made; one that is new, or was left half made, becomes the site's."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, mode, dir_fd=above)
+    directory = enter(above, name)
+    if os.fstat(directory).st_uid == 0:
+        os.fchown(directory, site["uid"], site["uid"])
+    return directory
+
 
 def ensure_tree(site, root):
     """The site's directory: entered by its uid and by Apache's group, by nobody else."""
@@ -23,10 +47,10 @@ def ensure_tree(site, root):
     path.mkdir(mode=0o700, exist_ok=True)
     os.chown(path, site["uid"], site["gid"])
     path.chmod(int(site["mode"], 8))
-    sessions = path / "sessions"
-    sessions.mkdir(mode=0o700, exist_ok=True)
-    os.chown(sessions, site["uid"], site["uid"])
-    return path
+    tree = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    with contextlib.suppress(OSError):  # a site that has put something else there keeps it
+        os.close(own(tree, "sessions", site, 0o700))
+    return tree
 
 
 def download(url, sha256, target):
@@ -47,35 +71,40 @@ def unpack(archive, directory):
     return tops[0] if len(tops) == 1 and tops[0].is_dir() else directory
 
 
-def fill(site, tree):
-    """Prepares the content beside and puts it in place by one rename."""
-    document_root = tree / site["documentRoot"]
-    if document_root.exists():
-        return False
+def prepare(site, scratch):
+    """The content of a new document root."""
     seed = site.get("seed", {"files": {}})
-    with tempfile.TemporaryDirectory(dir=tree, prefix=".seed-") as scratch:
-        content = Path(scratch) / "content"
-        content.mkdir()
-        if "url" in seed:
-            download(seed["url"], seed["sha256"], Path(scratch) / "archive")
-            content = unpack(Path(scratch) / "archive", content)
-        for name, text in seed.get("files", {}).items():
-            (content / name).parent.mkdir(parents=True, exist_ok=True)
-            (content / name).write_text(text)
-        content.chmod(0o755)
-        for directory, directories, files in os.walk(content):
-            for name in [".", *directories, *files]:
-                os.chown(os.path.join(directory, name), site["uid"], site["uid"], follow_symlinks=False)
-        document_root.parent.mkdir(parents=True, exist_ok=True)
-        os.sync()
-        content.rename(document_root)
+    content = scratch / "content"
+    content.mkdir()
+    if "url" in seed:
+        download(seed["url"], seed["sha256"], scratch / "archive")
+        content = unpack(scratch / "archive", content)
+    for name, text in seed.get("files", {}).items():
+        (content / name).parent.mkdir(parents=True, exist_ok=True)
+        (content / name).write_text(text)
+    content.chmod(0o755)
+    for directory, directories, files in os.walk(content):
+        for name in [".", *directories, *files]:
+            os.chown(os.path.join(directory, name), site["uid"], site["uid"], follow_symlinks=False)
+    return content
+
+
+def fill(site, tree, scratch):
+    """Prepares the content beside and puts it in place by one rename."""
+    *parents, name = Path(site["documentRoot"]).parts
+    with contextlib.ExitStack() as open_ones:
+        above = tree
+        for part in parents:
+            above = own(above, part, site, 0o755)
+            open_ones.callback(os.close, above)
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(name, dir_fd=above, follow_symlinks=False)
+            return False
+        with tempfile.TemporaryDirectory(dir=scratch) as place:
+            content = prepare(site, Path(place))
+            os.sync()
+            os.rename(content, name, dst_dir_fd=above)
     return True
-
-
-def sweep(tree):
-    """Removes what a killed run left."""
-    for leftover in tree.glob(".seed-*"):
-        shutil.rmtree(leftover)
 
 
 def main():
@@ -83,11 +112,21 @@ def main():
     root = Path(wanted["directory"])
     root.mkdir(parents=True, exist_ok=True)
     root.chmod(0o755)
+    scratch = root / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
+    scratch.mkdir(mode=0o700)
     for site in wanted["sites"]:
         tree = ensure_tree(site, root)
-        sweep(tree)
-        if fill(site, tree):
-            print(f"seed: {site['name']} filled", file=sys.stderr)
+        try:
+            if fill(site, tree, scratch):
+                print(f"seed: {site['name']} filled", file=sys.stderr)
+        except OSError as error:
+            if error.errno not in CHANGED:
+                raise
+            print(f"seed: {site['name']} was not filled: {error}", file=sys.stderr)
+        finally:
+            os.close(tree)
+    scratch.rmdir()
 
 
 if __name__ == "__main__":

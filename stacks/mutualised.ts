@@ -56,10 +56,13 @@ export function createMutualised(platform: Platform): Member[] {
   users?.settle(tiers);
 
   const phpVips = Object.fromEntries(fleet.phpGroups.map((g) => [g.name, g.vip]));
-  const { vip } = mutualised;
+  const {
+    vip,
+    apache: { symbolicLinks },
+  } = mutualised;
   const apache = new ApacheTier(
     "apache",
-    { platform, machines: apaches, sites: fleet.sites, vip, phpVips, nas, after: storage.ready },
+    { platform, machines: apaches, sites: fleet.sites, vip, phpVips, nas, symbolicLinks, after: storage.ready },
     inPlatform,
   );
 

@@ -10,10 +10,13 @@ import { trialTokenFile, trialView } from "./php-trial";
 const modules = [
   "mpm_event", "alias", "auth_basic", "authn_core", "authn_file", "authz_core", "authz_host", "authz_user",
   "deflate", "dir", "env", "expires", "filter", "headers", "mime", "proxy", "proxy_fcgi", "reqtimeout",
-  "rewrite", "setenvif", "socache_shmcb", "ssl", "status",
+  "rewrite", "setenvif", "socache_shmcb", "ssl",
 ]; // prettier-ignore
 
-/** What a site's .htaccess may say. Nothing that chooses a handler, a proxy or a variable for PHP. */
+/**
+ * What a site's .htaccess may say. A RewriteRule can choose any handler and proxy of the modules above, and variables
+ * for PHP: no module has a page of its own to show, and what comes to PHP from another site's vhost ends in its guard.
+ */
 const overrides = [
   "AuthName", "AuthType", "AuthUserFile", "DirectoryIndex", "ErrorDocument", "ExpiresActive", "ExpiresByType",
   "ExpiresDefault", "Redirect", "RedirectMatch", "Require", "RewriteBase", "RewriteCond", "RewriteEngine", "RewriteRule",

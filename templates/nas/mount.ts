@@ -25,19 +25,37 @@ const moduleOptions = "options nfsv4 directory_delegations=N\n";
  * Only what is there is remembered, never that a name is not: else a file that one PHP VM writes
  * does not exist for the others for up to a minute, and installers fail that write their
  * configuration in one request and read it in the next.
+ *
+ * With `links: "none"` no symbolic link on it is followed: a wall that no race of a site's gets round. A machine
+ * whose wall does not stand is not ready.
  */
-export function mountPart(nas: NonNullable<Fleet["config"]["nas"]>, access: "rw" | "ro"): Partial<HostContent> {
+export function mountPart(
+  nas: NonNullable<Fleet["config"]["nas"]>,
+  access: "rw" | "ro",
+  links: "followed" | "none" = "followed",
+): Partial<HostContent> {
   const extra = nas.kind === "appliance" ? nas.mountOptions : [];
+  const linkless = links === "none";
   const view = {
     server: nas.address,
     export: nas.kind === "appliance" ? nas.export : nasSitesDirectory,
     options: ["vers=4.2", "hard", "nosuid", "nodev", "noatime", "lookupcache=pos", access, ...extra].join(","),
+    linkless,
+    access,
   };
-  const unit = sitesMount;
+  const [unit, wall] = [sitesMount, "fleet-nosymfollow.service"];
+  const own = `${unitDirectory}/${unit}`;
   return {
     packages: ["nfs-common"],
-    files: [unitFile(unit, render(__dirname, unit, view)), { path: "/etc/modprobe.d/fleet-nfs.conf", text: moduleOptions }],
-    units: [{ name: unit, restart: [`${unitDirectory}/${unit}`], drain: true }],
-    health: [{ name: "sites on the NAS", kind: "mount", path: sitesDirectory }],
+    files: [
+      unitFile(unit, render(__dirname, unit, view)),
+      { path: "/etc/modprobe.d/fleet-nfs.conf", text: moduleOptions },
+      ...(linkless ? [unitFile(wall, render(__dirname, wall, view))] : []),
+    ],
+    units: [{ name: unit, restart: [own], drain: true }, ...(linkless ? [{ name: wall, restart: [own, `${unitDirectory}/${wall}`] }] : [])],
+    health: [
+      { name: "sites on the NAS", kind: "mount", path: sitesDirectory },
+      ...(linkless ? [{ name: "no links in the sites' files", kind: "unit" as const, unit: wall }] : []),
+    ],
   };
 }

@@ -23,7 +23,8 @@ const mostRatio = 1.5;
 
 const unit = "fleet-site-wiki";
 const slice = "sites-wiki.slice";
-const dropIn = `/run/systemd/system/${slice}.d`;
+/** Where this run weakens the attacker's slice and service, and the neighbour's service. */
+const weakened = [slice, `${unit}.service`, "fleet-site-status.service"].map((name) => `/run/systemd/system/${name}.d`);
 /** What the attacker leaves in its tree. */
 const junk = "/srv/sites/wiki/fleet-junk";
 
@@ -57,12 +58,12 @@ $attacks = [
             // Kept: to let go of it would be to wait for its end.
             if (($held[] = $shell('b() { b | b & }; b')) === false) $refused++;
         }
-        return "$n bombs, $refused refused";
+        return ($n - $refused) . " bombs, $refused refused";
     },
     'disk by /tmp' => function () use ($rest, $shell, $own) {
         $fill = 'for size in 1G 100M 10M 1M; do while fallocate -l $size /tmp/' . $own . '.$size.$((n+=1)); do :; done; done';
         $held = $shell($fill);
-        return $rest('filled');
+        return $rest($held ? 'filled' : 'no shell');
     },
     'inodes by /tmp' => fn() => $files('/tmp/many'),
     'open files' => function () use ($left, $rest) {
@@ -77,6 +78,14 @@ $attacks = [
             $held[] = $pair;
         }
         return $rest("$n full pairs");
+    },
+    'ports' => function () use ($left, $rest) {
+        $none = stream_context_create();
+        for ($n = $asked = 0; $left() && $asked < 30000; $asked++) {
+            if (($held[] = @stream_socket_server('tcp://0.0.0.0:0', $code, $said, STREAM_SERVER_BIND | STREAM_SERVER_LISTEN, $none))) $n++;
+            else array_pop($held);
+        }
+        return $rest("$n ports of $asked");
     },
     'disk by its tree' => function () use ($left, $own) {
         @mkdir('${junk}');
@@ -97,7 +106,7 @@ echo $file !== false && @file_put_contents($file, str_repeat('x', 1 << 20)) === 
 `;
 
 /** What its page, or its end, says when an attack has taken place. */
-const worked = /^(slept|burnt|\d+ MB|\d+ bombs|filled|\d+ files|\d+ full pairs)/;
+const worked = /^(slept|burnt|filled|[1-9]\d* (MB|bombs|files|full pairs)|\d+ ports of \d)/;
 
 interface Attack {
   readonly name: string;
@@ -117,15 +126,18 @@ const attacks: readonly Attack[] = [
   { name: "inodes by /tmp" },
   { name: "open files" },
   { name: "sockets" },
+  { name: "ports" },
   // All trees are on one server without quotas, and Apache's threads are not counted by site: figures only.
   { name: "disk by its tree", holds: false },
   { name: "inodes by its tree", holds: false },
   { name: "Apache's threads", attack: "children", step: 0.1, holds: false },
 ];
 
+type Page = Parameters<typeof startProbe>[2];
+
 /** The neighbour, asked for one window. */
-async function neighbour(): Promise<Seen> {
-  const probe = startProbe(["get=0.125"], 10);
+async function neighbour(page: Page): Promise<Seen> {
+  const probe = startProbe(["get=0.125"], 10, page);
   await sleep(windowSeconds);
   return probe.stop();
 }
@@ -176,7 +188,7 @@ interface Measured {
 const rows: string[] = [];
 
 /** One attack on these VMs, one after the other, and what the neighbour had of it. */
-async function measure({ name, attack = name, step = 0.5 }: Attack, vms: readonly string[] = rounds): Promise<Measured> {
+async function measure({ name, attack = name, step = 0.5 }: Attack, vms: readonly string[] = rounds, page?: Page): Promise<Measured> {
   const quiet: Seen[] = [];
   const under: Seen[] = [];
   const fates: string[] = [];
@@ -185,11 +197,11 @@ async function measure({ name, attack = name, step = 0.5 }: Attack, vms: readonl
     await undrain(vm);
     await drain(vm === "php1" ? "php2" : "php1");
     for (let n = 0; n < 10; n++) expect((await status()).host).toBe(vm);
-    quiet.push(await neighbour());
+    quiet.push(await neighbour(page));
     const path = `/${place}/attack.php?attack=${encodeURIComponent(attack)}`;
     const hostile = startProbe([`get=${step}`], 60, { host: "wiki.lab.test", path });
     await sleep(5);
-    under.push(await neighbour());
+    under.push(await neighbour(page));
     const said = (await curl(`http://status.lab.test/${place}/needs.php`)).out;
     if (said !== "works") lacked.add(said.slice(0, 80) || "no answer");
     const fate = await outcome(vm);
@@ -217,23 +229,36 @@ async function measure({ name, attack = name, step = 0.5 }: Attack, vms: readonl
   return measured;
 }
 
-/** Takes the limits of the attacker's service away and gives it the CPU of ten neighbours, or puts all back. */
-async function weaken(vm: string, weak: boolean): Promise<void> {
-  const lines = "[Slice]\\nMemoryMax=infinity\\nTasksMax=infinity\\nCPUWeight=1000\\n";
-  const write = weak ? `mkdir -p ${dropIn} && printf "${lines}" > ${dropIn}/weak.conf` : `rm -rf ${dropIn}`;
-  await on(vm, `sudo sh -c '${write}; systemctl daemon-reload'`);
+/** Walls of the two services that a twin takes away: `fleet-site-wiki` alone, or both where what they guard is shared. */
+const noWalls = "[Service]\nSystemCallFilter=\nLimitNOFILE=524288\n";
+const oneTmp = "[Service]\nTemporaryFileSystem=\nTemporaryFileSystem=/srv/sites:ro\nReadWritePaths=/tmp\n";
+
+/** Takes the limits of the attacker away and gives it the CPU of ten neighbours, and the two of them one /tmp, the machine's. */
+async function weaken(vm: string): Promise<void> {
+  const texts = ["[Slice]\nMemoryMax=infinity\nTasksMax=infinity\nCPUWeight=1000\n", `${noWalls}${oneTmp.slice(10)}`, oneTmp];
+  const write = weakened.map(
+    (directory, n) => `mkdir -p ${directory} && printf '${texts[n]?.replaceAll("\n", "\\n")}' > ${directory}/weak.conf`,
+  );
+  await on(vm, `sudo sh -c "${write.join("; ")}; systemctl daemon-reload; systemctl stop fleet-site-status.service"`);
   await calm(vm);
+}
+
+/** Puts all back. */
+async function restore(vm: string): Promise<void> {
+  await on(vm, `sudo sh -c 'rm -rf ${weakened.join(" ")}; systemctl daemon-reload; systemctl stop fleet-site-status.service'`);
+  await calm(vm);
+  await on(vm, "sudo find /tmp -maxdepth 1 -user fleet-site-wiki -delete");
 }
 
 beforeAll(async () => {
   await put("wiki", "attack.php", page, served);
-  await put("status", "needs.php", needs, served);
+  for (const site of ["status", "wiki"]) await put(site, "needs.php", needs, served);
 });
 afterAll(async () => {
   process.stdout.write(`\nattack                         failed   p99 before during    ratio\n${rows.join("\n")}\n`);
   const cleaned = await Promise.allSettled([
     ...["php1", "php2"].map(async (vm) => {
-      await weaken(vm, false);
+      await restore(vm);
       await undrain(vm);
     }),
     on("nas1", `sudo rm -rf ${junk.replace("/srv/sites", "/srv/fleet/sites")}`),
@@ -252,11 +277,18 @@ describe("a site that takes all it can get leaves its neighbour's p99 at most ha
   });
 });
 
-describe("the same measure fails on a fleet without the limits", () => {
-  it.each(["CPU", "memory"])("%s", async (attack) => {
-    await weaken("php1", true);
-    const { ratio, failed } = await measure({ name: `${attack}, without limits`, attack }, ["php1", "php1"]);
-    await weaken("php1", false);
+describe("the same measure fails without the walls", () => {
+  it.each(["CPU", "memory", "ports", "disk by /tmp"])("%s, without limits", async (attack) => {
+    await weaken("php1");
+    const { ratio, failed, lacked } = await measure({ name: `${attack}, without limits`, attack }, ["php1", "php1"]).finally(() =>
+      restore("php1"),
+    );
+    expect(failed > 0 || lacked.length > 0 || ratio > mostRatio).toBe(true);
+  });
+
+  it("children, in the attacker's own pool", async () => {
+    const page = { host: "wiki.lab.test", path: `/${place}/needs.php` };
+    const { ratio, failed } = await measure({ name: "children, in one pool", attack: "children" }, ["php1"], page);
     expect(failed > 0 || ratio > mostRatio).toBe(true);
   });
 });

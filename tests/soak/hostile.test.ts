@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { relocated } from "../../lab/settings";
-import { changedCheckout, changedConfig, curl, edit, on, pulumi } from "../lab/lab";
+import { changedCheckout, changedConfig, curl, edit, on, pulumi, sleep, until } from "../lab/lab";
 
 /*
  * A hostile site against its neighbour, on the fleet as it is and, as the twin, on one from which every wall is taken.
@@ -36,6 +36,7 @@ $attacks = [
   'FastCGI by the VIP' => fn() => is_resource(@fsockopen('${php}', ${neighbour.port}, $e, $s, 2)) ? 'connected' : '',
   'port of another VM' => fn() => is_resource(@fsockopen('${relocated("10.77.0.32")}', 8100, $e, $s, 2)) ? 'connected' : '',
   'port that a neighbour will have' => fn() => is_resource(@stream_socket_server('tcp://0.0.0.0:39998')) ? 'listens' : '',
+  'port of its own' => fn() => is_resource(@stream_socket_server('tcp://0.0.0.0:0')) ? 'listens' : '',
   'sessions in Redis' => function () {
     ['host' => $host, 'port' => $port, 'query' => $query] = parse_url(ini_get('session.save_path'));
     parse_str($query, $own);
@@ -57,6 +58,18 @@ $attacks = [
 ];
 $got = $attacks[$_GET['attack']]();
 echo gethostname(), ' ', $got === '' ? 'denied' : 'GOT ' . substr($got, 0, 200);
+`;
+
+/** For ten seconds puts a file of its own and a link to the neighbour's in one place, in turn. */
+const race = `<?php
+ignore_user_abort(true);
+for ($end = microtime(true) + 10; microtime(true) < $end; usleep(1000)) {
+    @symlink('/srv/sites/wiki/htdocs/secret.txt', 'next');
+    rename('next', 'raced.txt');
+    usleep(1000);
+    file_put_contents('next', 'its own');
+    rename('next', 'raced.txt');
+}
 `;
 
 const value = "<?php echo ini_get('memory_limit') === '77M' ? 'GOT 77M' : 'denied';\n";
@@ -82,6 +95,7 @@ const inPhp = [
   "FastCGI by the VIP",
   "port of another VM",
   "port that a neighbour will have",
+  "port of its own",
   "sessions in Redis",
   "loopback",
 ];
@@ -103,6 +117,11 @@ const rules: Record<string, readonly [rules: string, page: string, worked: RegEx
     "page.php",
     /prefix=wiki/,
   ],
+  "every request and visitor, by a handler of Apache's": [
+    "RewriteEngine On\nRewriteRule ^page.inc$ - [H=server-status]",
+    "page.inc",
+    /Apache Server Status/,
+  ],
   PHP_ADMIN_VALUE: ["RewriteEngine On\nRewriteRule ^value.php$ - [E=PHP_ADMIN_VALUE:memory_limit=77M]", "value.php", /GOT/],
   "link to a neighbour's file": ["# nothing", "link.txt", /canary/],
   "link to a neighbour's directory": ["# nothing", "link/secret.txt", /canary/],
@@ -123,6 +142,8 @@ beforeAll(async () => {
   await file(neighbour, "secret.txt", "canary\n");
   await file(neighbour, "victim.php", victim);
   await file(attacker, "attack.php", attack);
+  await file(attacker, "race.php", race);
+  await file(attacker, "value.inc", value);
   for (const [n, [rule]] of Object.values(rules).entries()) {
     await file(attacker, `h${n}/.htaccess`, `${rule}\n`);
     for (const page of ["page.php", "page.inc"]) await file(attacker, `h${n}/${page}`, `<?php ${pool}`);
@@ -137,7 +158,7 @@ afterAll(async () => {
   const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"]);
   await on(
     "nas1",
-    `sudo sh -c 'rm -rf ${tree}/wiki/htdocs/secret.txt ${tree}/wiki/htdocs/victim.php ${tree}/status/htdocs/attack.php ${tree}/status/htdocs/.htaccess ${tree}/status/htdocs/h[0-9]'`,
+    `sudo sh -c 'rm -rf ${tree}/wiki/htdocs/secret.txt ${tree}/wiki/htdocs/victim.php ${tree}/status/htdocs/attack.php ${tree}/status/htdocs/race.php ${tree}/status/htdocs/value.inc ${tree}/status/htdocs/raced.txt ${tree}/status/htdocs/next ${tree}/status/htdocs/.htaccess ${tree}/status/htdocs/h[0-9]'`,
   );
   expect(code, out + err).toBe(0);
 });
@@ -150,6 +171,34 @@ async function onBoth(ask: () => Promise<string>, host: (said: string) => string
     said[host(answer) ?? ""] = answer;
   }
   return said;
+}
+
+/** Asks for a file that the attacker makes a link and a file of its own in turn. */
+async function raced(): Promise<string> {
+  const swapping = visit("race.php");
+  let said = "";
+  for (let n = 0; n < 100 && !said.includes("canary"); n++) said = await visit("raced.txt");
+  await swapping;
+  return said.includes("canary") ? `GOT ${said}` : "denied";
+}
+
+/** Asks for the neighbour's file while the attacker's document root is a link to the neighbour's. */
+async function throughTheRoot(): Promise<string> {
+  const [root, aside] = [`${tree}/status/htdocs`, `${tree}/status/htdocs.aside`];
+  await on("nas1", `sudo sh -c 'mv ${root} ${aside} && ln -s /srv/sites/wiki/htdocs ${root} && chown -h ${attacker.uid}:33 ${root}'`);
+  try {
+    // The Apache VMs remember what was there for a while.
+    for (let n = 0; n < 90; n++) {
+      const said = await visit("secret.txt");
+      if (said.includes("canary")) return `GOT ${said}`;
+      await sleep(1);
+    }
+    expect(await visit("value.inc")).not.toContain("memory_limit");
+    return "denied";
+  } finally {
+    await on("nas1", `sudo sh -c 'rm ${root} && mv ${aside} ${root}'`);
+    await until(async () => (await visit("value.inc")).includes("memory_limit"), 90, "the attacker's own files are there again");
+  }
 }
 
 /** Every attack, by name: what came of it on any of the PHP VMs. */
@@ -182,6 +231,8 @@ async function attacks(): Promise<Record<string, string>> {
   const pages = [await visit("fleet-fpm-status?full"), await visit("fleet-fpm-ping")].join(" ");
   found["a neighbour's page of FPM's status"] =
     /^pool: +wiki$/m.test(pages) || /\bpong\b/.test(pages) ? `GOT ${pages.slice(0, 100)}` : "denied";
+  found["a link that is not always one"] = await raced();
+  found["a link as its document root"] = await throughTheRoot();
   found["FastCGI from another machine"] = (await on("nas1", fromElsewhere)).trim();
   return found;
 }
@@ -201,7 +252,7 @@ describe("a hostile site", () => {
   it("gets everything on a fleet without the walls", async () => {
     const box = "templates/php/box.mustache";
     const walls =
-      /^(TemporaryFileSystem|BindPaths|InaccessiblePaths|ProtectProc|ProcSubset|PrivateDevices|PrivateIPC)=.*\n|^\{\{[#/](denied|allowed)\}\}\n|^(IPAddress\w+|ExecStartPre)=.*\n/gm;
+      /^(TemporaryFileSystem|BindPaths|InaccessiblePaths|ProtectProc|ProcSubset|PrivateDevices|PrivateIPC)=.*\n|^\{\{[#/](denied|allowed)\}\}\n|^(IPAddress\w+|ExecStartPre|SystemCallFilter)=.*\n/gm;
     const copy = await changedCheckout(box, (text) =>
       // Without a /tmp of its own it needs that of the machine.
       text
@@ -222,8 +273,13 @@ describe("a hostile site", () => {
     edit(copy, "templates/apache/vhost.conf.mustache", (text) =>
       text.replaceAll(/^ +ProxyFCGISetEnvIf.*\n/gm, "").replace("SymLinksIfOwnerMatch", "FollowSymLinks"),
     );
-    edit(copy, "templates/apache/apache.ts", (text) => text.replace('"RewriteRule",', '"RewriteRule", "SetHandler",'));
-    const config = changedConfig((text) => text.replace(/fleet:redis:\n( +)/, "$&users: one\n$1"));
+    edit(copy, "templates/apache/fleet.conf.mustache", (text) => text.replace("SymLinksIfOwnerMatch", "FollowSymLinks"));
+    edit(copy, "templates/apache/apache.ts", (text) =>
+      text.replace('"RewriteRule",', '"RewriteRule", "SetHandler",').replace('"ssl",', '"ssl", "status",'),
+    );
+    const config = changedConfig((text) =>
+      text.replace(/fleet:redis:\n( +)/, "$&users: one\n$1").replace(/^( +)apache:\n( +)/m, "$&symbolicLinks: owner\n$2"),
+    );
     const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], copy, config);
     expect(code, out + err).toBe(0);
     const { OPcache: ofItsOwn, ...found } = await attacks();

@@ -28,7 +28,7 @@ import {
   type Outcome,
   type Status,
 } from "../lab/lab";
-import { place, put, served } from "./scripts";
+import { forget, place, put, served } from "./scripts";
 
 /*
  * Three PHP versions side by side: 8.2 as the lab has it, and 7.4 and 8.4 from the Debian archive, with four PECL modules.
@@ -233,20 +233,26 @@ async function withStack<T>(other: () => string, work: () => Promise<T>): Promis
 const measured = (n: number): string => `${releases["8.4"]}-00000000000${n}`;
 
 let config = "";
+/** Brings the fleet back to the lab's own stack and removes the builds: the next run shall compile again. */
+async function takeBack(): Promise<void> {
+  const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"]);
+  expect(code, out + err).toBe(0);
+  // phptools would keep them as long as an earlier generation names them.
+  const names = added.map((version) => `${releases[version]}-*`).join(" ");
+  for (const vm of ["php1", "php2"]) await on(vm, `sudo sh -c 'cd /opt/php && rm -rf ${names}'`);
+  await on("build1", `sudo sh -c 'cd ${store} && rm -f ${names}'`);
+  for (const prefix of ["json", "near"]) await forget(prefix);
+}
+
 beforeAll(async () => {
   await sourcesUp(versionSources);
+  await takeBack(); // what an interrupted run left
   config = stackWith();
 });
 
 afterAll(async () => {
   fs.rmSync(tampered, { force: true });
-  const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"]);
-  expect(code, out + err).toBe(0);
-  // phptools would keep them as long as an earlier generation names them; the next run of this test shall compile again.
-  const names = added.map((version) => `${releases[version]}-*`).join(" ");
-  for (const vm of ["php1", "php2"]) await on(vm, `sudo sh -c 'cd /opt/php && rm -rf ${names}'`);
-  await on("build1", `sudo sh -c 'cd ${store} && rm -f ${names}'`);
-  await on("nas1", `sudo sh -c 'cd /srv/fleet/sites && rm -rf ${[...versions.map(siteOf), near].join(" ")}'`);
+  await takeBack();
   fs.rmSync(scratch, { recursive: true });
 });
 

@@ -54,7 +54,11 @@ function trialContent(): Partial<HostContent>[] {
 /** What each role's VM contains in the lab's stack. */
 const contents: Record<string, readonly Partial<HostContent>[]> = {
   lb1: [keepalivedPart(machine("lb1"), directors, settings, fleet.services)],
-  web1: [vipPart([mutualised.vip]), mountPart(nas, "ro"), apachePart(machine("web1"), mutualised.vip, fleet.sites, { "php-a": group.vip })],
+  web1: [
+    vipPart([mutualised.vip]),
+    mountPart(nas, "ro", "none"),
+    apachePart(machine("web1"), mutualised.vip, fleet.sites, { "php-a": group.vip }),
+  ],
   php1: [
     vipPart([group.vip], fpmSysctls),
     mountPart(nas, "rw"),

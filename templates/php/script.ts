@@ -3,10 +3,7 @@ import type { HostContent } from "../content";
 import { render } from "../render";
 import { box, environment, properties, type NetworkPolicy } from "./box";
 
-/**
- * Scripts that phpexec runs on one VM at the same time. Each may take the whole memory of its site
- * beside the site's FPM, and more than a few are slower together than one after the other.
- */
+/** Scripts that phpexec runs on one VM at the same time: more than a few are slower together than one after the other. */
 const scriptsAtOnce = 4;
 
 /** Seconds that a script which is asked to end is given. */

@@ -99,7 +99,7 @@ describe("each mistake names file, property, value, what is allowed and the reme
     [
       "an unknown key inside",
       (c) => (c["mutualised"].apache.ram = "4 GB"),
-      'Pulumi.lab.yaml: fleet:mutualised.apache.ram is "an unknown key"; allowed: vcpu, memory, disk, debian, hosts. Correct the spelling or remove it.',
+      'Pulumi.lab.yaml: fleet:mutualised.apache.ram is "an unknown key"; allowed: vcpu, memory, disk, debian, hosts, symbolicLinks. Correct the spelling or remove it.',
     ],
     [
       "an unknown key of one kind of NAS",

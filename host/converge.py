@@ -397,8 +397,9 @@ def prepare(bundle: Bundle, report: Report) -> None:
                 store.sync(os.path.dirname(aside))
         elif spots:
             os.rename(store.home(bundle.id), f"{store.home(bundle.id)}.part")
+    if bundle.id != store.live():
+        make_users(bundle)  # also of one that is here from an earlier try: they may be gone
     if not os.path.isdir(store.home(bundle.id)):
-        make_users(bundle)
         store.unpack(bundle)
     report.step("unpacked")
 

@@ -96,6 +96,18 @@ class Applying(OnAMachine):
         self.machine.report(bundle(file("/etc/sysusers.d/fleet.conf", "u site - -\n")))
         self.assertEqual([], self.machine.calls())
 
+    def test_users_of_a_candidate_that_failed_before_are_made_again(self):
+        users = file("/etc/sysusers.d/fleet.conf", "u site - -\n")
+        self.machine.report(web("one\n"))
+        self.machine.calls()
+        (self.machine.root / "broken").write_text("web.service\n")
+        wanted = web("two\n", users)
+        self.machine.report(wanted, expect=1)
+        self.assertIn("sysusers u site - -", self.machine.calls())
+        (self.machine.root / "broken").unlink()
+        self.machine.report(wanted)
+        self.assertIn("sysusers u site - -", self.machine.calls())
+
     def test_an_unknown_owner_is_named_and_nothing_happens(self):
         text = file("/etc/a", "x\n").replace('"owner": "root"', '"owner": "no-such-user"')
         self.assertIn("/etc/a: getpwnam(): name not found: 'no-such-user'", self.failure(bundle(text)))

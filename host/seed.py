@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes each site's directory on the NAS and fills an empty site once.
 
-Argument: a JSON file {"directory", "sites": [{"name", "uid", "gid", "mode", "documentRoot", "seed"?}]}.
+Argument: a JSON file {"directory", "sites": [{"name", "uid", "gid", "mode", "documentRoot", "quota"?, "seed"?}]}.
+A site with a quota, in bytes, gets a btrfs volume of its own for its directory, which the quota is of.
 A seed is {"url", "sha256"} of a tar archive with one top directory, or {"files": {path: text}}.
 A document root that exists is never touched: what is in it belongs to the site.
 """
@@ -16,10 +17,14 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
+VOLUME_INODE = 256  # of the top directory of every btrfs volume
+
 
 def ensure_tree(site, root):
     """The site's directory: entered by its uid and by Apache's group, by nobody else."""
     path = root / site["name"]
+    if site.get("quota") and not path.exists():
+        subprocess.run(["btrfs", "--quiet", "subvolume", "create", path], check=True)
     path.mkdir(mode=0o700, exist_ok=True)
     os.chown(path, site["uid"], site["gid"])
     path.chmod(int(site["mode"], 8))
@@ -27,6 +32,20 @@ def ensure_tree(site, root):
     sessions.mkdir(mode=0o700, exist_ok=True)
     os.chown(sessions, site["uid"], site["uid"])
     return path
+
+
+def limit(disk, root, sites):
+    """Sets the quotas. Counting costs every write something, so it is off where no site has one."""
+    limited = [site for site in sites if site.get("quota")]
+    counts = subprocess.run(["btrfs", "qgroup", "show", disk], capture_output=True, check=False).returncode == 0
+    if counts != bool(limited):
+        subprocess.run(["btrfs", "quota", "enable" if limited else "disable", disk], check=True)
+    for site in sites if limited else []:
+        path = root / site["name"]
+        if path.stat().st_ino == VOLUME_INODE:
+            subprocess.run(["btrfs", "qgroup", "limit", str(site.get("quota", "none")), path], check=True)
+        elif site.get("quota"):
+            print(f"seed: {site['name']}: its directory was there before its quota, which is not in force", file=sys.stderr)
 
 
 def download(url, sha256, target):
@@ -88,6 +107,7 @@ def main():
         sweep(tree)
         if fill(site, tree):
             print(f"seed: {site['name']} filled", file=sys.stderr)
+    limit(root.parent, root, wanted["sites"])
 
 
 if __name__ == "__main__":

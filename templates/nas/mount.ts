@@ -34,10 +34,18 @@ export function mountPart(nas: NonNullable<Fleet["config"]["nas"]>, access: "rw"
     options: ["vers=4.2", "hard", "nosuid", "nodev", "noatime", "lookupcache=pos", access, ...extra].join(","),
   };
   const unit = sitesMount;
+  const again = "fleet-remount.service";
   return {
     packages: ["nfs-common"],
-    files: [unitFile(unit, render(__dirname, unit, view)), { path: "/etc/modprobe.d/fleet-nfs.conf", text: moduleOptions }],
-    units: [{ name: unit, restart: [`${unitDirectory}/${unit}`], drain: true }],
-    health: [{ name: "sites on the NAS", kind: "mount", path: sitesDirectory }],
+    files: [
+      unitFile(unit, render(__dirname, unit, view)),
+      unitFile(again, render(__dirname, again, {})),
+      { path: "/etc/modprobe.d/fleet-nfs.conf", text: moduleOptions },
+    ],
+    units: [
+      { name: unit, restart: [`${unitDirectory}/${unit}`], drain: true },
+      { name: again, start: false },
+    ],
+    health: [{ name: "sites on the NAS", kind: "mount", path: sitesDirectory, server: nas.address }],
   };
 }

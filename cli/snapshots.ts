@@ -1,10 +1,11 @@
 // What `fleet` tells of the NAS VM, and has it do: host/snapshots.py does the work.
 import Table from "cli-table3";
 import { Command } from "commander";
+import * as fs from "fs";
 import { runProgram, withProgram } from "../components/programs";
 import { stream } from "../components/ssh";
 import { hostProgram } from "../templates/programs";
-import { addressesOf, CliError, committed, contentOf } from "./stack";
+import { addressesOf, CliError, contentOf, stackFileOf } from "./stack";
 
 /** What a NAS VM says of itself; sizes are bytes. */
 export interface NasStatus {
@@ -101,7 +102,10 @@ interface Options {
 
 /** One order to the NAS VM; what it says on the way is shown as it comes. */
 async function ask<T>({ stack }: Options, order: object): Promise<T | undefined> {
-  const refusal = applianceText(stack, committed(stack, `Pulumi.${stack}.yaml`).config["nas"]);
+  const file = `Pulumi.${stack}.yaml`;
+  if (!fs.existsSync(file)) throw new CliError(`${file} does not exist: is ${stack} the name of a stack?`);
+  const { config } = stackFileOf(file) as { config?: Record<string, unknown> };
+  const refusal = applianceText(stack, config?.["fleet:nas"]);
   if (refusal !== undefined) {
     process.stderr.write(`fleet: ${refusal}\n`);
     process.exitCode = 2;

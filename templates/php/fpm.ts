@@ -255,7 +255,7 @@ const waits = { seconds: 0.5, lockRetries: 40, lockMilliseconds: 25, lockExpire:
 
 /** Where sessions go, as FPM settings of the site's pool. Holds a password, so it travels as a secret. */
 export function sessionSettings(site: Site, store: SessionStores): string {
-  const value = (name: FleetSetting, text: string): string => `php_admin_value[${name}] = ${text}\n`;
+  const value = (name: FleetSetting | "session.use_strict_mode", text: string): string => `php_admin_value[${name}] = ${text}\n`;
   const lines = {
     files: () => value("session.save_handler", "files") + value("session.save_path", `${sitesDirectory}/${site.name}/sessions`),
     redis: () => {
@@ -296,7 +296,10 @@ export function sessionSettings(site: Site, store: SessionStores): string {
         value("memcached.sess_binary_protocol", "1") +
         value("memcached.sess_number_of_replicas", String(copies)) +
         value("memcached.sess_remove_failed_servers", "1") +
-        value("memcached.sess_server_failure_limit", "1")
+        value("memcached.sess_server_failure_limit", "1") +
+        // PHP's question whether there is such a session goes to the first server alone: with that one dead, it would
+        // give each of its visitors another session.
+        (copies > 0 ? value("session.use_strict_mode", "0") : "")
       );
     },
   };

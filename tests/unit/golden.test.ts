@@ -151,6 +151,9 @@ describe("sessions go where the site says", () => {
     for (const name of ["binary_protocol", "remove_failed_servers", "consistent_hash", "locking", "server_failure_limit"]) {
       expect(setting(written("memcached"), `memcached.sess_${name}`), name).toBe(1);
     }
+    // A session that the first server does not answer for is asked of the second one, which strict mode forestalls.
+    expect(setting(written("memcached"), "session.use_strict_mode")).toBe(0);
+    expect(written("memcached", { memcached: { servers: ["10.0.0.7:11211"] } })).not.toContain("use_strict_mode");
   });
 
   it("Redis by TLS where the server speaks it, checked by the authority and the name that the stack says", () => {

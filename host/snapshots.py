@@ -68,6 +68,14 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def tell(text: str) -> None:
+    """As long as nothing has been exchanged, who goes away calls it off."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        raise Failed("whoever asked for it has gone") from None
+
+
 def btrfs(*words: str) -> str:
     done = subprocess.run(["btrfs", *words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -288,6 +296,17 @@ def open_directory(path: str, within: int | None = None):
 
 
 @contextlib.contextmanager
+def open_side(base: int):
+    """The place of a copy in a site's directory. The directory is the site's, which can put another one there: only
+    what is root's alone is copied to, and only what root wrote there is an order."""
+    with open_directory(SIDE, base) as handle:
+        about = os.fstat(handle)
+        if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) != 0o700:
+            raise Failed(f"{SIDE} is none of ours: look at it, and remove it")
+        yield handle
+
+
+@contextlib.contextmanager
 def walk(start: int, parts: list[str]):
     """The directory below an open one, by its names. A link on the way would lead root where the site pleases."""
     with contextlib.ExitStack() as stack:
@@ -400,7 +419,7 @@ class Comparison:
         self.files, self.bytes = self.files + 1, self.bytes + want.st_size
         if time.monotonic() - self.told > TELL_SECONDS:
             self.told = time.monotonic()
-            say(f"compared {self.files} files, {self.bytes >> 20} MB")
+            tell(f"compared {self.files} files, {self.bytes >> 20} MB")
 
 
 def attributes(path: str) -> dict[str, bytes]:
@@ -475,15 +494,9 @@ def finish(site: str) -> str | None:
 
 def finish_locked(site: str) -> str | None:
     with open_directory(f"{SITES}/{site}") as base:
-        try:
-            about = os.lstat(SIDE, dir_fd=base)
-        except FileNotFoundError:
+        if inode(SIDE, base) is None:
             return None
-        # The directory is the site's: what it puts there itself is no order to root.
-        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) != 0o700:
-            say(f"{site}/{SIDE} is none of ours: left alone")
-            return None
-        with open_directory(SIDE, base) as side:
+        with open_side(base) as side:
             if inode(PLAN, side) is not None:
                 with open(os.open(PLAN, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=side), encoding="utf-8") as source:
                     plan = json.load(source)
@@ -540,10 +553,10 @@ def restore(site: str, at: str | None, path: str | None, now: float) -> dict:
         else:
             wanted = sorted(entry for entry in os.listdir(there) if not LEFT.fullmatch(entry))
             leaving = sorted(entry for entry in os.listdir(parent) if not LEFT.fullmatch(entry) and entry not in wanted)
-        say(f"{site}: copying {path or 'everything'} as it was at {shown(name)}")
+        tell(f"{site}: copying {path or 'everything'} as it was at {shown(name)}")
         os.mkdir(SIDE, 0o700, dir_fd=base)
         try:
-            side = stack.enter_context(open_directory(SIDE, base))
+            side = stack.enter_context(open_side(base))
             os.mkdir(TREE, 0o700, dir_fd=side)
             tree = stack.enter_context(open_directory(TREE, side))
             compared = copy(there, tree, wanted)
@@ -561,12 +574,13 @@ def restore(site: str, at: str | None, path: str | None, now: float) -> dict:
                 "uid": os.fstat(base).st_uid,
                 "kept": keeping,
             }
+            tell(f"{site}: compared {compared.files} files, exchanging")
             replaced = bool(leaving) or any(inode(entry, parent) is not None for entry in wanted)
             with place_lock(), unstopped():  # and no snapshot sees half of it
                 write_plan(side, plan)
                 carry_out(base, side, plan)
         except BaseException:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, Failed):
                 finish_locked(site)
             raise
     where = f"/srv/fleet/sites/{site}/{keeping}" if replaced else None

@@ -422,8 +422,9 @@ class Restoring(Disk):
         side.mkdir(mode=0o700)
         (side / "plan.json").write_text("{}")
         with mock.patch.object(os, "geteuid", lambda: os.lstat(side).st_uid + 1), redirect_stderr(StringIO()) as said:
-            self.assertIsNone(snapshots.finish("wiki"))
-        self.assertIn("none of ours", said.getvalue())
+            with self.assertRaisesRegex(snapshots.Failed, "none of ours"):
+                snapshots.finish("wiki")
+        self.assertEqual("", said.getvalue())
         self.assertTrue((side / "plan.json").exists())
 
     def test_a_copy_that_differs_is_not_put_in_place(self):
@@ -472,6 +473,20 @@ class Restoring(Disk):
             steps += 1
         self.assertEqual({"undone", "gone on with"}, seen)
         self.assertGreater(steps, 10)
+
+    def test_who_goes_away_before_anything_was_exchanged_calls_it_off(self):
+        self.damage("wiki")
+        before = self.look("wiki")
+
+        class Gone(StringIO):
+            def write(self, text):
+                if "exchanging" in text:
+                    raise BrokenPipeError
+
+        with redirect_stderr(Gone()), self.assertRaisesRegex(snapshots.Failed, "has gone"):
+            snapshots.restore("wiki", None, None, MONDAY)
+        self.assertEqual(before, self.look("wiki"))
+        self.assertFalse(os.path.lexists(f"{self.disk}/sites/wiki/{snapshots.SIDE}"))
 
     def test_a_snapshot_that_is_read_stays_until_it_has_been(self):
         handle = os.open(f"{snapshots.PLACE}/{name(MONDAY)}", os.O_RDONLY)

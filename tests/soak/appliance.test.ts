@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { projectDirectory, pulumiEnvironment } from "../../lab/fleet";
 import { annex, relocated } from "../../lab/settings";
-import { curl, on, pulumi, settled, type Outcome } from "../lab/lab";
+import { curl, on, pulumi, run, settled, type Outcome } from "../lab/lab";
 import { siteFile, withSites } from "./scripts";
 
 /*
@@ -27,6 +28,10 @@ async function up(config?: string): Promise<Outcome> {
   return outcome;
 }
 
+/** A pulumi command that reads no configuration. */
+const ofState = (...words: string[]): Promise<Outcome> =>
+  run("pulumi", [...words, "--stack", "lab", "--non-interactive"], pulumiEnvironment(), projectDirectory);
+
 beforeAll(async () => {
   for (const name of names) {
     const { uid, seed } = site(name);
@@ -47,8 +52,8 @@ beforeAll(async () => {
     `echo '${exported} ${line.join(" ")}' | sudo tee /etc/exports.d/appliance.exports && sudo systemctl start nfs-server && sudo exportfs -ra`,
   );
   // What holds data is protected; here it is the test's to give away.
-  const state = JSON.parse((await pulumi(["stack", "export"])).out) as { deployment: { resources: { urn: string; protect?: boolean }[] } };
-  for (const { urn } of state.deployment.resources.filter((r) => r.protect)) await pulumi(["state", "unprotect", urn, "--yes"]);
+  const state = JSON.parse((await ofState("stack", "export")).out) as { deployment: { resources: { urn: string; protect?: boolean }[] } };
+  for (const { urn } of state.deployment.resources.filter((r) => r.protect)) await ofState("state", "unprotect", urn, "--yes");
 });
 
 afterAll(async () => {

@@ -63,8 +63,10 @@ CHECK_SECONDS, CACHE_SECONDS, ANSWER_SECONDS, STALE_SECONDS = 1.0, 0.5, 0.3, 3.0
 SITE_SECONDS = 4.0  # for a site's FPM: a child must become free, or be born
 SERVER_SECONDS = 0.5  # for an NFS server that a mount of ours hangs on: is it there at all?
 PATIENCE = {"fastcgi": SITE_SECONDS + CHECK_SECONDS, "mount": 2 * CHECK_SECONDS + 2 * SERVER_SECONDS}
-# What is wrong with everybody's mount: it is told, and no reason to send requests elsewhere.
-SILENT = "its server answers nobody"
+# What is wrong with everybody's mount: it is told, and no reason to send requests elsewhere. When the server is back,
+# the connections of all machines sleep on: TCP tries again after up to as long as the silence was, two minutes at most.
+SILENT, WAKING = "its server answers nobody", "its server is back, and the connection to it not yet"
+WAKING_SECONDS = 125.0
 CONNECTIONS = re.compile(r"accepted conn:\s+(\d+)")
 WORKERS = 32
 NEEDS = {
@@ -230,8 +232,10 @@ def check_mount(check: dict, health: Health) -> str:
         return health.probers[check["path"]].ask(check["path"])
     except TimeoutError as hang:
         if "server" in check and not probes.nfs_answers(check["server"], SERVER_SECONDS):
+            health.silent[check["path"]] = time.monotonic()
             return SILENT
-        return str(hang)
+        waking = time.monotonic() - health.silent.get(check["path"], -math.inf) < WAKING_SECONDS
+        return WAKING if waking else str(hang)
 
 
 CHECKS = {
@@ -282,6 +286,7 @@ class Health:
         # Sites have workers of their own: many busy ones must not keep the machine's checks waiting.
         self.pool, self.site_pool, self.lookers = (ThreadPoolExecutor(n) for n in (WORKERS, WORKERS, 2))
         self.probers: dict[str, MountProber] = {}
+        self.silent: dict[str, float] = {}  # when the server of a mount was last found silent
         self.use(config)
 
     def use(self, config: dict) -> None:
@@ -345,7 +350,7 @@ class Health:
         sites = {name: reason or "ok" for name, reason in results.items() if name in self.sites}
         own = {name: reason or "ok" for name, reason in results.items() if name not in self.sites}
         lost = bool(sites) and "ok" not in sites.values()
-        ready = not drained and not lost and all(said in ("ok", SILENT) for said in own.values())
+        ready = not drained and not lost and all(said in ("ok", SILENT, WAKING) for said in own.values())
         return 200 if ready else 503, {"ready": ready, "drained": drained, "checks": own, "sites": sites}
 
 

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { relocated } from "../../lab/settings";
 import { curl, fleet, machine, on, run, settled, sshWords, until } from "./lab";
-import { freezeNas, printStall, putWriter, removeWriter, silent } from "./nas";
+import { stallNas, printStall, putWriter, removeWriter, silent } from "./nas";
 
 const sites = "/srv/fleet/sites";
 
@@ -32,8 +32,8 @@ describe("the NAS stalls for five seconds", () => {
 
   it("requests wait and none is lost, no server leaves the balancing, what needs no file answers meanwhile", async () => {
     await settled();
-    const stall = await freezeNas(5, ["get=0.2"], 30);
-    printStall(5, stall);
+    const stall = await stallNas(5, ["get=0.2"], 30);
+    printStall("frozen for 5 s", stall);
     for (const seen of [stall.page, stall.file, stall.writes]) expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
     expect(stall.none.failed).toBe(0);
     expect(Math.max(...stall.none.seconds)).toBeLessThan(2);

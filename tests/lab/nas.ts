@@ -36,47 +36,55 @@ echo 'written';
 `;
 const places = { page: "/", file: "/hello.txt", writes: "/fleet-test/write.php" } as const;
 
-/** Has the status site the page that writes; to be called before {@link freezeNas}. */
+/** Has the status site the page that writes; to be called before {@link stallNas}. */
 export const putWriter = (): Promise<void> => put("status", "write.php", writer, served);
 export const removeWriter = (): Promise<string> => clear("status");
 
-/** What answered while the NAS was frozen, and after. */
+/** What answered while the NAS was away, and after. */
 export interface Stall {
   readonly page: Seen;
   readonly file: Seen;
   readonly writes: Seen;
   readonly none: { readonly seconds: number[]; readonly failed: number };
-  /** Of web1 and php1, near the end of the freeze. */
+  /** Of web1 and php1, near the end. */
   readonly said: Awaited<ReturnType<typeof ready>>[];
   /** Weights of all real servers then. */
   readonly weights: number[];
-  /** Seconds from the thaw until all of them answered within a second again. */
+  /** Seconds from its return until all of them answered within a second again. */
   readonly back: number;
 }
 
-/** Freezes the NAS for so long under load: pages of PHP, a file of Apache's own, and what needs no file. */
-export async function freezeNas(seconds: number, load: readonly string[], patience: number): Promise<Stall> {
+/** How the NAS goes, and how it comes back. What is sent to one that is cut is lost, and waits in one that is frozen. */
+const ways = { freeze: "thaw", cut: "heal" } as const;
+
+/** Has the NAS away for so long under load: pages of PHP, a file of Apache's own, and what needs no file. */
+export async function stallNas(
+  seconds: number,
+  load: readonly string[],
+  patience: number,
+  way: keyof typeof ways = "freeze",
+): Promise<Stall> {
   let over = false;
   const start = (path: string) => startProbe(load, patience, { host: "status.lab.test", path });
   const [page, file, writes] = [start(places.page), start(places.file), start(places.writes)];
   const none = askWithoutFiles(() => over);
   await sleep(2);
-  await order("nas1", "freeze");
+  await order("nas1", way);
   try {
     await sleep(seconds - 1);
     const weights = Object.values(await ipvs(await liveDirector())).flatMap((servers) => Object.values(servers));
     const said = await Promise.all(["web1", "php1"].map(ready));
     await sleep(1);
-    await order("nas1", "thaw");
+    await order("nas1", ways[way]);
     const thawed = Date.now();
-    await answers(60);
+    await answers(seconds + 60);
     const back = (Date.now() - thawed) / 1000;
     await sleep(3);
     over = true;
     return { page: await page.stop(), file: await file.stop(), writes: await writes.stop(), none: await none, said, weights, back };
   } finally {
     over = true;
-    await order("nas1", "thaw").catch(() => undefined);
+    await order("nas1", ways[way]).catch(() => undefined);
     await Promise.all([page.stop(), file.stop(), writes.stop()]);
   }
 }
@@ -91,22 +99,22 @@ async function answers(seconds: number): Promise<void> {
     const answered = await Promise.all(Object.values(places).map(ask));
     if (answered.every(Boolean)) return;
   }
-  throw new Error(`not all of ${Object.values(places).join(", ")} answer within a second, ${seconds} s after the thaw`);
+  throw new Error(`not all of ${Object.values(places).join(", ")} answer within a second, ${seconds} s after the NAS is back`);
 }
 
 /** A table of what answered. */
-export function printStall(seconds: number, stall: Stall): void {
+export function printStall(what: string, stall: Stall): void {
   const row = (what: string, sent: number, failed: number, latencies: readonly number[]): string =>
     `${what.padEnd(32)} ${String(failed).padStart(5)} of ${String(sent).padEnd(5)} median ${quantile(latencies, 0.5).toFixed(2).padStart(6)} s  max ${quantile(latencies, 1).toFixed(2).padStart(6)} s`;
   const seen = (what: string, s: Seen): string => `${row(what, s.sent, s.failed, s.latencies)} ${JSON.stringify(s.errors)}`;
   process.stdout.write(
     [
-      `\nNAS frozen for ${seconds} s          failed`,
+      `\nNAS ${what}`,
       seen("a page of PHP", stall.page),
       seen("a page that writes", stall.writes),
       seen("a file", stall.file),
       row("an answer without any file", stall.none.seconds.length, stall.none.failed, stall.none.seconds),
-      `servers with weight 1: ${stall.weights.filter((w) => w === 1).length} of ${stall.weights.length}; back ${stall.back.toFixed(1)} s after the thaw\n`,
+      `servers with weight 1: ${stall.weights.filter((w) => w === 1).length} of ${stall.weights.length}; back ${stall.back.toFixed(1)} s after its return\n`,
     ].join("\n"),
   );
 }

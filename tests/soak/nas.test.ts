@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { fleet, on, pulumi, settled } from "../lab/lab";
-import { freezeNas, printStall, putWriter, removeWriter, silent } from "../lab/nas";
+import { stallNas, printStall, putWriter, removeWriter, silent } from "../lab/nas";
 import { forget, withSites } from "./scripts";
 
 describe.each([
@@ -12,8 +12,8 @@ describe.each([
 
   it("no server leaves the balancing, and everything is back within 10 s of its end without a hand", async () => {
     await settled();
-    const stall = await freezeNas(seconds, load, seconds + 30);
-    printStall(seconds, stall);
+    const stall = await stallNas(seconds, load, seconds + 30);
+    printStall(`frozen for ${seconds} s`, stall);
     expect(stall.none.failed).toBe(0);
     expect(stall.weights).toEqual(Array.from({ length: 10 }, () => 1));
     for (const { ready, checks } of stall.said) expect([ready, checks["sites on the NAS"]]).toEqual([true, silent]);
@@ -24,6 +24,21 @@ describe.each([
     const left = await on("php1", "ps -eo state,args | awk '$1 == \"D\" && /php-fpm|python3/' | wc -l");
     expect(left.trim()).toBe("0");
   });
+});
+
+it("a NAS whose cable is pulled for 30 s takes no server away either, and is back when TCP tries again", async () => {
+  await putWriter();
+  try {
+    await settled();
+    const stall = await stallNas(30, ["get=0.5"], 90, "cut");
+    printStall("cut off for 30 s", stall);
+    expect(stall.none.failed).toBe(0);
+    expect(stall.weights).toEqual(Array.from({ length: 10 }, () => 1));
+    expect(stall.back).toBeLessThan(40);
+    await settled();
+  } finally {
+    await removeWriter();
+  }
 });
 
 /** A disk of its own on the NAS VM, and the program that looks after the real one. */

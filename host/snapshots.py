@@ -44,7 +44,7 @@ RUN = f"{ROOT}/run/fleet-snapshots"
 FORM = "%Y%m%dT%H%M%SZ"
 NAME = re.compile(r"(\d{8}T\d{6}Z)(-hand)?")  # `-hand`: somebody asked for it
 SITE = re.compile(r"[a-z][a-z0-9-]{0,30}")
-VOLUME_INODE = 256  # of the top directory of every btrfs volume
+VOLUME_INODE, TOP_VOLUME = 256, "5"  # of the top directory of every btrfs volume; number of the disk's own
 SIDE, TREE, PLAN = ".fleet-restore", "tree", "plan.json"
 # What a whole tree comes back without: what the fleet keeps there, and the sessions of visitors, of whom some have
 # logged out since.
@@ -225,7 +225,10 @@ def hourly(now: float) -> dict:
                     gone.append(name)
             except (OSError, Failed) as error:
                 problems.append(f"{name} could not be removed: {error}")
-        count_anew()
+        try:
+            tidy_counts()
+        except Failed as error:
+            problems.append(str(error))
     report = {
         "ended": int(time.time()),
         "made": made,
@@ -243,8 +246,27 @@ def hourly(now: float) -> dict:
 # --- quotas -----------------------------------------------------------------------------------
 
 
-def count_anew() -> None:
-    """Newer kernels do not count what goes with a large snapshot, and limits rest until everything was counted again."""
+def counted() -> dict[str, int]:
+    """Bytes that each volume refers to, by its number; none where nothing is counted."""
+    try:
+        lines = btrfs("qgroup", "show", "--raw", DISK).splitlines()
+    except Failed:
+        return {}
+    return {words[0][2:]: int(words[1]) for words in map(str.split, lines) if words and words[0].startswith("0/")}
+
+
+def volumes() -> dict[str, str]:
+    """Number of each volume by its path on the disk."""
+    return {words[-1]: words[1] for words in map(str.split, btrfs("subvolume", "list", DISK).splitlines())}
+
+
+def tidy_counts() -> None:
+    """Older kernels go on counting volumes that are gone. Newer ones do not count what goes with a large one, and
+    limits rest until everything was counted again."""
+    if counts := counted():
+        for number in sorted({*counts} - {*volumes().values()} - {TOP_VOLUME}):
+            with contextlib.suppress(Failed):  # one that is still being removed has its turn in an hour
+                btrfs("qgroup", "destroy", f"0/{number}", DISK)
     for flag in glob.glob(f"{ROOT}/sys/fs/btrfs/*/qgroups/inconsistent"):
         with contextlib.suppress(OSError, Failed), open(flag, encoding="ascii") as state:
             if state.read().strip() == "1":
@@ -256,20 +278,8 @@ def used() -> list[dict]:
     wanted = {site["name"]: site["quota"] for site in read(SEED)["sites"] if site.get("quota")}
     if not wanted:
         return []
-    counted: dict[str, int] = {}
-    with contextlib.suppress(Failed):
-        for line in btrfs("qgroup", "show", "--raw", DISK).splitlines():
-            words = line.split()
-            if words and words[0].startswith("0/"):
-                counted[words[0][2:]] = int(words[1])
-    paths = {}
-    for line in btrfs("subvolume", "list", DISK).splitlines():
-        words = line.split()
-        paths[words[-1]] = words[1]
-    return [
-        {"site": site, "used": counted.get(paths.get(f"sites/{site}", "")), "quota": quota}
-        for site, quota in sorted(wanted.items())
-    ]
+    counts, paths = counted(), volumes()
+    return [{"site": s, "used": counts.get(paths.get(f"sites/{s}", "")), "quota": q} for s, q in sorted(wanted.items())]
 
 
 def status() -> dict:

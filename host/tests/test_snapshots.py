@@ -527,6 +527,25 @@ class Quotas(Disk):
                 [("old", None), ("wiki", 4096000)], [(row["site"], row["used"]) for row in snapshots.used()]
             )
 
+    def test_what_is_gone_is_counted_no_more_and_a_count_that_has_gone_wrong_begins_anew(self):
+        flag = Path(f"{self.root}/sys/fs/btrfs/uuid/qgroups/inconsistent")
+        flag.parent.mkdir(parents=True)
+        flag.write_text("1\n")
+        answers = {
+            "qgroup show": "Qgroupid Referenced Exclusive\n0/5 1 1\n0/260 1 1\n0/300 1 1\n1/0 1 1\n",
+            "subvolume list": "ID 260 gen 14 top level 5 path sites/wiki\n",
+        }
+        asked = []
+
+        def answer(*words):
+            asked.append(" ".join(words).replace(self.disk, "DISK"))
+            return answers.get(" ".join(words[:2]), "")
+
+        with mock.patch.object(snapshots, "btrfs", answer):
+            snapshots.tidy_counts()
+        changes = [call for call in asked if not call.startswith(("qgroup show", "subvolume list"))]
+        self.assertEqual(["qgroup destroy 0/300 DISK", "quota rescan DISK"], changes)
+
 
 class Program(unittest.TestCase):
     def test_it_arrives_on_standard_input_and_says_what_it_refuses(self):

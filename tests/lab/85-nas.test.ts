@@ -8,7 +8,7 @@ const sites = "/srv/fleet/sites";
 /** Hash of all that a restore brings back: names, content, modes, owners, times, links, attributes. */
 async function hash(site: string): Promise<string> {
   const words = "--sort=name --numeric-owner --format=posix --pax-option=delete=atime,delete=ctime --xattrs";
-  return (await on("nas1", `cd ${sites}/${site} && sudo tar ${words} -cf - htdocs $(ls -d private 2>/dev/null) | sha256sum`)).trim();
+  return (await on("nas1", `sudo sh -c 'cd ${sites}/${site} && tar ${words} -cf - htdocs | sha256sum'`)).trim();
 }
 
 /** `fleet snapshot` and its report. */
@@ -49,7 +49,7 @@ describe("the NAS stalls for five seconds", () => {
 describe("one site's damaged tree comes back from the right hour", () => {
   const page = "http://wiki.lab.test/fleet-test.txt";
   const write = (text: string): Promise<string> =>
-    on("nas1", `cd ${sites}/wiki/htdocs && echo ${text} | sudo tee fleet-test.txt >/dev/null && sudo chown 20002:20002 fleet-test.txt`);
+    on("nas1", `sudo sh -c 'cd ${sites}/wiki/htdocs && echo ${text} > fleet-test.txt && chown 20002:20002 fleet-test.txt'`);
 
   afterAll(async () => {
     await on("nas1", `sudo sh -c 'rm -rf ${sites}/wiki/.replaced-* ${sites}/wiki/htdocs/fleet-test.txt'`);
@@ -67,7 +67,7 @@ describe("one site's damaged tree comes back from the right hour", () => {
     const listed = await snapshot<{ time: string; by: string }[]>("list", "wiki");
     expect(listed.filter((s) => s.by === "hand").map((s) => s.time)).toEqual(expect.arrayContaining([time, newest.time]));
 
-    await on("nas1", `cd ${sites}/wiki/htdocs && sudo sh -c 'rm -rf inc; echo defaced > doku.php; mkdir evil; chmod 777 lib'`);
+    await on("nas1", `sudo sh -c 'cd ${sites}/wiki/htdocs && rm -rf inc && echo defaced > doku.php && mkdir evil && chmod 777 lib'`);
     expect(await hash("wiki")).not.toBe(second);
     const restored = await snapshot<{ from: string; kept: string }>("restore", "wiki", "--at", time);
     expect(restored.from).toBe(time);

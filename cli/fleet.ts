@@ -1,4 +1,5 @@
-// fleet: what a stack's VMs are, and how they differ from what they should be. It changes nothing but secrets.
+// fleet: what a stack's VMs are, and how they differ from what they should be. It changes nothing but secrets, and what
+// a site gets back from a snapshot.
 import Table from "cli-table3";
 import { spawnSync } from "child_process";
 import { Command, InvalidArgumentError } from "commander";
@@ -13,6 +14,7 @@ import { ConfigError } from "../config/problems";
 import { secretNames } from "../config/schema";
 import { askAll, type Answer } from "./ask";
 import { latest, outcome, type CronRun, type LastRun } from "./cron";
+import { nasTrouble, quotaText, snapshotCommand, type NasStatus } from "./snapshots";
 import { addressesOf, CliError, contentOf, stackFileOf, type FleetMachine } from "./stack";
 
 /** One difference between a VM and its live generation. */
@@ -39,6 +41,8 @@ interface Status {
   readonly artefacts: readonly string[];
   /** Absent from a VM that an older program looks after. */
   readonly cron?: readonly CronRun[];
+  /** Of a NAS VM; null where it could not tell. */
+  readonly nas?: NasStatus | null;
 }
 
 /** VMs of a stack and the way to them. */
@@ -68,6 +72,7 @@ function trouble({ said, error }: Answer<Status>): string {
     ...failing.map(([name, reason]) => `${name}: ${reason}`),
     ...(said.drained ? ["drained"] : []),
     ...(said.unsettled.length > 0 ? ["change not settled"] : []),
+    ...(said.nas ? nasTrouble(said.nas, Date.now() / 1000) : []),
   ].join("; ");
 }
 
@@ -84,7 +89,8 @@ function statusText(answers: readonly Answer<Status>[]): string {
   }
   const bad = answers.filter((a) => trouble(a)).length;
   const vms = `${answers.length} VMs, ${bad === 0 ? "all well" : `${bad} not well`}`;
-  return [table.toString(), ...cronText(cronOf(answers)), vms].join("\n");
+  const quotas = answers.flatMap(({ said }) => quotaText(said?.nas?.quotas ?? []));
+  return [table.toString(), ...quotas, ...cronText(cronOf(answers)), vms].join("\n");
 }
 
 /** The last run of every cron entry, over all VMs. */
@@ -182,6 +188,8 @@ function encryptAsStack(stack: string): void {
   if (secretsprovider === undefined && encryptionsalt === undefined) return; // the backend encrypts
   fs.writeFileSync(secrets, YAML.stringify({ secretsprovider, encryptedkey, encryptionsalt }), { mode: 0o600 });
 }
+
+cli.addCommand(snapshotCommand());
 
 function wholeSeconds(text: string): number {
   if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError("give whole seconds, 1 or more");

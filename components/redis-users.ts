@@ -71,8 +71,9 @@ export class RedisUsers extends pulumi.ComponentResource {
           create: runProgram,
           stdin: pulumi.secret(
             pulumi.all([access.password, users]).apply(([password, all]) => {
-              const { address, port } = fleet.config.redis ?? {};
-              const order = { stack: fleet.stack, address, port, password, prefix: redisUser(fleet, { name: "" }), users: all, settle };
+              const { address, port, tls } = fleet.config.redis ?? {};
+              const server = { address, port, ...(tls ? { tls: { authority: fleet.redisAuthority, name: tls.name } } : {}) };
+              const order = { stack: fleet.stack, ...server, password, prefix: redisUser(fleet, { name: "" }), users: all, settle };
               return withProgram(hostProgram("redisusers.py"), JSON.stringify(order));
             }),
           ),

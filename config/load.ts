@@ -31,7 +31,7 @@ export interface Written {
   readonly secrets: Readonly<Record<string, unknown>>;
   /** Parsed content of each site file by its path, e.g. `sites/wiki.yaml`. */
   readonly sites: Readonly<Record<string, unknown>>;
-  /** Text of each patch and each key that exists, by its file as `fleet:php` names it. @default none */
+  /** Text of each patch, key and authority that exists, by its file as `fleet:php` and `fleet:redis` name it. @default none */
   readonly patches?: Readonly<Record<string, string>>;
   /** Files and directories that could not be read at all. @default none */
   readonly unreadable?: readonly Problem[];
@@ -66,7 +66,11 @@ export function loadFleet(written: Written): Loaded {
   problems.push(...sites.flatMap(({ file, site }) => checkIni(file, site.php?.ini ?? {})));
   const resolved = sites.map(({ file, site }) => resolveSite(draft, stackFile, file, site, problems));
   const accepted = resolved.filter((s) => s !== undefined);
-  problems.push(...checkSessions(written, sites), ...checkMemory(draft, stackFile, accepted));
+  problems.push(
+    ...checkSessions(written, sites),
+    ...checkStores(draft, stackFile, written.patches ?? {}),
+    ...checkMemory(draft, stackFile, accepted),
+  );
   if (problems.length > 0) throw new ConfigError(problems);
   // Without a problem every key was accepted, so the draft is whole.
   return {
@@ -210,6 +214,22 @@ function misplacedSecret(key: string, file: string): Problem {
 function checkSessions({ stack, secrets }: Written, sites: readonly { site: SiteDraft }[]): Problem[] {
   const wanted = secrets["redisPassword"] === undefined && sites.some(({ site }) => site.sessions === "redis");
   return wanted ? [secretProblem(stack, "redisPassword")] : [];
+}
+
+/** What the session stores need of each other, and of the project's files. */
+function checkStores({ redis, memcached }: Draft, file: string, texts: Readonly<Record<string, string>>): Problem[] {
+  const found: Problem[] = [];
+  const ca = redis?.tls?.ca;
+  if (ca !== undefined && !texts[ca]?.includes("-----BEGIN CERTIFICATE-----")) {
+    const allowed = "a file of the project with certificates, PEM";
+    found.push({ file, property: "fleet:redis.tls.ca", value: ca, allowed, remedy: "Correct the path, or add the file." });
+  }
+  const others = (memcached?.servers.length ?? 1) - 1;
+  if (memcached?.replicas !== undefined && memcached.replicas > others) {
+    const allowed = `at most ${others}, as each other server has a session once`;
+    found.push({ file, property: "fleet:memcached.replicas", value: memcached.replicas, allowed, remedy: "Lower it, or add a server." });
+  }
+  return found;
 }
 
 /** The part of a JSON schema that says which keys there are. */
@@ -557,9 +577,20 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
       remedy: "Fill the site on the appliance by hand and remove the seed.",
     });
   }
+  if (site.quota !== undefined && c.nas?.kind !== "vm") {
+    problems.push({
+      file,
+      property: "quota",
+      value: site.quota,
+      allowed: "only where fleet:nas.kind is vm: an appliance has quotas of its own",
+      remedy: "Set it on the appliance and remove it here.",
+    });
+  }
+  const quotaMb = megabytes(site.quota ?? (c.nas?.kind === "vm" ? c.nas.quota : undefined) ?? "");
   // Without a problem the site was accepted whole.
   const cron = (site.cron ?? []).map(({ timeout, ...entry }) => ({ ...entry, timeoutSeconds: Math.ceil(seconds(timeout) ?? 0) }));
-  return { ...(site as SiteConfig), php: { ...site.php, group: first[0], maxChildren }, memoryMb, tmpMb, cron };
+  const php = { ...site.php, group: first[0], maxChildren };
+  return { ...(site as SiteConfig), php, memoryMb, tmpMb, ...(quotaMb === undefined ? {} : { quotaMb }), cron };
 }
 
 /** A size of php.ini; 0 where it is none, or has no end. */
@@ -600,6 +631,10 @@ function checkBuild(c: Draft, stackFile: string, file: string, site: SiteDraft, 
       allowed: "modules of the build",
       remedy: `Add ${name} to fleet:php.${version} in ${stackFile}.`,
     }));
+  if (site.sessions === "redis" && c.redis?.tls && !build.modules.includes("openssl")) {
+    const remedy = `Add openssl to the modules of fleet:php.${version} in ${stackFile}, or to php.modules where these are needed ones.`;
+    found.push({ file, property: "sessions", value: "redis", allowed: "a PHP build with openssl, as the server speaks TLS", remedy });
+  }
   if (!site.sessions || site.sessions === "files" || build.pecl[site.sessions]) return found;
   const remedy = `Add the PECL module ${site.sessions} to fleet:php.${version} in ${stackFile}.`;
   return [...found, { file, property: "sessions", value: site.sessions, allowed: "a store that the PHP build can reach", remedy }];
@@ -712,6 +747,7 @@ function resolve(stack: string, config: Fleet["config"], sites: readonly Site[],
       idleSeconds: seconds(g.idle) ?? 0,
     };
   });
+  const authority = config.redis?.tls?.ca === undefined ? undefined : patches[config.redis.tls.ca];
   return {
     stack,
     config,
@@ -721,6 +757,7 @@ function resolve(stack: string, config: Fleet["config"], sites: readonly Site[],
     phpBuilds: [...builds.values()],
     services: servicesOf(config, machines, phpGroups),
     reachable: reachableBySites(config),
+    ...(authority === undefined ? {} : { redisAuthority: authority }),
   };
 }
 

@@ -68,6 +68,8 @@ export interface Site extends Omit<SiteConfig, "php" | "cron"> {
   readonly memoryMb: number;
   /** Size of its /tmp, which is part of that memory, in megabytes. */
   readonly tmpMb: number;
+  /** What it may store on the NAS VM, in megabytes; absent where there is no limit. */
+  readonly quotaMb?: number;
   readonly cron: readonly CronEntry[];
 }
 
@@ -103,4 +105,6 @@ export interface Fleet {
   readonly services: readonly VirtualService[];
   /** Addresses of the fleet's own network that sites' code may reach. */
   readonly reachable: readonly string[];
+  /** Authority of the Redis server's certificate, PEM; absent where Debian knows it, or there is no TLS. */
+  readonly redisAuthority?: string;
 }

@@ -92,6 +92,12 @@ export const balancersSchema = z.strictObject({
   checkInterval: duration.refine((s) => (seconds(s) ?? 0) <= 60, { error: 'a duration of at most "60 seconds"' }).default("1 second"),
 });
 
+const snapshotsSchema = z.strictObject({
+  hourly: z.int().min(1).max(1000).default(24),
+  daily: z.int().min(0).max(1000).default(7),
+  weekly: z.int().min(0).max(1000).default(4),
+});
+
 export const nasSchema = z.discriminatedUnion("kind", [
   z.strictObject({
     kind: z.literal("vm"),
@@ -103,6 +109,10 @@ export const nasSchema = z.discriminatedUnion("kind", [
     dataDisk: size.default("500 GB"),
     /** Device of the data disk in the guest. */
     dataDevice: z.string().startsWith("/dev/").default("/dev/sdb"),
+    /** Hourly snapshots that stay: of so many last hours, days and weeks the first one. */
+    snapshots: snapshotsSchema.default(snapshotsSchema.parse({})),
+    /** What each site may store that does not say so itself. @default no limit */
+    quota: size.optional(),
   }),
   z.strictObject({
     kind: z.literal("appliance"),
@@ -233,10 +243,21 @@ export const redisSchema = z.strictObject({
    * `one`: all sites share the default user, and each can read and write the sessions of all.
    */
   users: z.enum(["each", "one"]).default("each"),
+  /** Where the server speaks TLS. @default it does not */
+  tls: z
+    .strictObject({
+      /** File of the project with the authority of its certificate, PEM. @default those that Debian knows */
+      ca: z.string().min(1).optional(),
+      /** Name in its certificate. @default its address */
+      name: dnsName.optional(),
+    })
+    .optional(),
 });
 /** Memcached has no users: a site can read and write every session whose key it knows, and empty the server. What must be kept apart is kept in Redis. */
 export const memcachedSchema = z.strictObject({
   servers: z.array(z.string().regex(/^[0-9.]+:\d+$/, { error: "address:port" })).min(1),
+  /** How many other servers have each session too. @default 1, where there are several servers */
+  replicas: z.int().min(0).optional(),
 });
 
 /** The university's mail relay, which takes what PHP's mail() sends. */
@@ -379,6 +400,8 @@ export const siteSchema = z.strictObject({
       )
       .default({}),
   }),
+  /** What it may store on a NAS VM. @default that of `fleet:nas` */
+  quota: size.optional(),
   /** Where PHP keeps sessions. */
   sessions: z.enum(["redis", "memcached", "files"]).default("files"),
   mail: z

@@ -715,6 +715,20 @@ def drift_verb(_: bytes) -> int:
     return 2 if report["findings"] else 0
 
 
+NAS_PROGRAM = "/etc/fleet/lib/snapshots.py"
+
+
+def nas_status() -> dict | None:
+    """Of a NAS VM: its last snapshot, its room and quotas; None where that could not be told."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-IB", f"{store.ROOT}{NAS_PROGRAM}", "status"], capture_output=True, text=True, check=True, timeout=30
+        )
+        return json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
 def status_verb(_: bytes) -> int:
     report = {"host": host_name(), "generation": None, "unsettled": store.unsettled(), "drained": rollout.drained()}
     report["artefacts"], report["failing"], report["cron"] = drift.installed(drift.SEALED[1]), {}, []
@@ -725,6 +739,8 @@ def status_verb(_: bytes) -> int:
         if bundle.rollout:
             said = rollout.failing_checks(bundle.rollout["responder"])
             report["failing"] = said and {**said[0], **said[1]}
+        if NAS_PROGRAM in bundle.entries:
+            report["nas"] = nas_status()
     print(json.dumps(report))
     return 0
 

@@ -49,6 +49,7 @@ export function createMutualised(platform: Platform): Member[] {
     apacheAddresses: apaches.map((m) => m.address),
     network: { denied: [fleet.config.network.cidr], allowed: fleet.reachable },
     ...(fleet.config.mail ? { mail: fleet.config.mail } : {}),
+    redisAuthority: fleet.redisAuthority,
   };
   const after = [...storage.ready, ...(users ? [users.nodes.made] : [])];
   const tiers = fleet.phpGroups.map((group) => new PhpFpmTier(group.name, { platform, group, around, artefacts, nas, after }, inPlatform));

@@ -36,13 +36,16 @@ export const sitesDirectoryOf = ({ config }: Pick<Written, "config">): string =>
 
 /** The files of the project that the keys of a stack name. */
 export function readFiles(stack: string, config: Written["config"]): Required<Pick<Written, "sites" | "unreadable" | "patches">> {
-  return { ...readSites(stack, sitesDirectoryOf({ config })), patches: readPatches(config["php"]) };
+  return { ...readSites(stack, sitesDirectoryOf({ config })), patches: readTexts(config) };
 }
 
-/** Texts of the patches and keys that `fleet:php` names, as far as they exist. What is wrong with it is the loader's to say. */
-function readPatches(php: unknown): Record<string, string> {
+/** What names the authority of the Redis server. */
+const authoritySchema = z.object({ tls: z.object({ ca: z.string() }) }).transform(({ tls }) => [tls.ca]);
+
+/** Texts of the files that `fleet:php` and `fleet:redis` name, as far as they exist. What is wrong with them is the loader's to say. */
+function readTexts({ php, redis }: Written["config"]): Record<string, string> {
   const builds = z.record(z.string(), z.unknown()).catch({}).parse(php);
-  const files = Object.values(builds).flatMap(buildFiles);
+  const files = [...Object.values(builds).flatMap(buildFiles), ...authoritySchema.catch([]).parse(redis)];
   const places = files.map((file) => [file, path.resolve(projectRoot, file)] as const).filter(([, place]) => fs.existsSync(place));
   return Object.fromEntries(places.map(([file, place]) => [file, fs.readFileSync(place, "utf8")]));
 }

@@ -66,10 +66,14 @@ const contents: Record<string, readonly Partial<HostContent>[]> = {
     restPart("10.77.0.31", group.idleSeconds),
   ],
   nas1: [
-    nasServerPart(fleet.sites, [
-      { address: "10.77.0.21", access: "ro" },
-      { address: "10.77.0.31", access: "rw" },
-    ]),
+    nasServerPart(
+      fleet.sites.map((site) => (site.name === "wiki" ? { ...site, quotaMb: 1024 } : site)),
+      [
+        { address: "10.77.0.21", access: "ro" },
+        { address: "10.77.0.31", access: "rw" },
+      ],
+      { hourly: 24, daily: 7, weekly: 4 },
+    ),
   ],
   build1: [builderPart(machine("build1"), fleet.phpBuilds)],
 };
@@ -116,13 +120,59 @@ describe("sessions go where the site says", () => {
   const [site] = fleet.sites;
   if (!site) throw new Error("no site");
   const redis = { address: "10.0.0.6", port: 6379, password: "p&w" };
-  const stores = { redis, memcached: { servers: ["10.0.0.7:11211"] } };
+  const stores = { redis, memcached: { servers: ["10.0.0.7:11211", "10.0.0.8:11211"] } };
+  const written = (sessions: typeof site.sessions, given: Parameters<typeof sessionSettings>[1] = stores): string =>
+    sessionSettings({ ...site, sessions }, given);
+  const setting = (text: string, name: string): number => Number(new RegExp(`\\[${name}\\] = (.+)`).exec(text)?.[1]);
   it.each([
-    ["redis", 'php_admin_value[session.save_path] = "tcp://10.0.0.6:6379?timeout=2&read_timeout=2&prefix=blog:&auth=p%26w"'],
-    ["memcached", "php_admin_value[session.save_path] = 10.0.0.7:11211"],
+    ["redis", 'php_admin_value[session.save_path] = "tcp://10.0.0.6:6379?timeout=0.5&read_timeout=0.5&prefix=blog:&auth=p%26w"'],
+    ["memcached", "php_admin_value[session.save_path] = 10.0.0.7:11211,10.0.0.8:11211"],
     ["files", "php_admin_value[session.save_path] = /srv/sites/blog/sessions"],
   ] as const)("%s", (sessions, line) => {
     expect(sessionSettings({ ...site, sessions }, stores).split("\n")).toContain(line);
+  });
+
+  it("a request waits for its store no longer than two seconds, and for a lock one", () => {
+    const redis = written("redis");
+    const [connect, read] = [/[?]timeout=([\d.]+)/, /read_timeout=([\d.]+)/].map((form) => Number(form.exec(redis)?.[1]));
+    expect(3 * Math.max(connect ?? 9, read ?? 9)).toBeLessThanOrEqual(2);
+    expect(setting(redis, "redis.session.locking_enabled")).toBe(1);
+    const lock = (setting(redis, "redis.session.lock_retries") * setting(redis, "redis.session.lock_wait_time")) / 1e6;
+    expect(lock).toBe(1);
+    expect(lock + (read ?? 9)).toBeLessThanOrEqual(2);
+    expect(setting(redis, "redis.session.lock_expire")).toBe(60);
+    const memcached = written("memcached");
+    expect(setting(memcached, "memcached.sess_connect_timeout")).toBe(500);
+    expect((setting(memcached, "memcached.sess_lock_retries") * setting(memcached, "memcached.sess_lock_wait_max")) / 1e3).toBe(1);
+  });
+
+  it("Memcached: each session on two servers, where there are two; as many as the stack says", () => {
+    const replicas = (given: { servers: string[]; replicas?: number }): number =>
+      setting(written("memcached", { memcached: given }), "memcached.sess_number_of_replicas");
+    expect(replicas({ servers: ["10.0.0.7:11211"] })).toBe(0);
+    expect(replicas({ servers: ["10.0.0.7:11211", "10.0.0.8:11211", "10.0.0.9:11211"] })).toBe(1);
+    expect(replicas({ servers: ["10.0.0.7:11211", "10.0.0.8:11211"], replicas: 0 })).toBe(0);
+    for (const name of ["binary_protocol", "remove_failed_servers", "consistent_hash", "locking", "server_failure_limit"]) {
+      expect(setting(written("memcached"), `memcached.sess_${name}`), name).toBe(1);
+    }
+    // A session that the first server does not answer for is asked of the second one, which strict mode forestalls.
+    expect(setting(written("memcached"), "session.use_strict_mode")).toBe(0);
+    expect(written("memcached", { memcached: { servers: ["10.0.0.7:11211"] } })).not.toContain("use_strict_mode");
+  });
+
+  it("Redis by TLS where the server speaks it, checked by the authority and the name that the stack says", () => {
+    const tls = { ca: "keys/redis-ca.pem", name: "redis.university.example" };
+    const path = (given: typeof stores.redis & { tls?: object }): string =>
+      /save_path\] = "(.*)"/.exec(written("redis", { redis: given }))?.[1] ?? "";
+    expect(path({ ...redis, tls })).toBe(
+      "tls://10.0.0.6:6379?timeout=0.5&read_timeout=0.5&prefix=blog:&auth=p%26w&stream[cafile]=%2Fetc%2Ffleet%2Fredis-ca.pem&stream[peer_name]=redis.university.example",
+    );
+    expect(path({ ...redis, tls: {} })).toMatch(/^tls:[^[]*$/);
+    expect(path(redis)).toMatch(/^tcp:[^[]*$/);
+    const file = (more: object) =>
+      fpmPart(machine("php1"), group, { ...around, ...more }).files?.find((f) => f.path === "/etc/fleet/redis-ca.pem");
+    expect(file({ redisAuthority: "PEM\n" })?.text).toBe("PEM\n");
+    expect(file({})).toBeUndefined();
   });
 
   it("Redis by the site's own user, where it has one, and under the keys that this user may touch", () => {

@@ -10,7 +10,7 @@ import { converge } from "../components/programs";
 import type { Address } from "../components/ssh";
 import { secretsFile } from "../config/load";
 import { ConfigError } from "../config/problems";
-import { secretNames } from "../config/schema";
+import { isSecretName, secretNames } from "../config/schema";
 import { askAll, type Answer } from "./ask";
 import { latest, outcome, type CronRun, type LastRun } from "./cron";
 import { addressesOf, CliError, contentOf, stackFileOf, type FleetMachine } from "./stack";
@@ -146,7 +146,8 @@ cli
   .requiredOption(...stackOption)
   .action(async (name: string, options: { stack: string }) => {
     const file = secretsFile(options.stack);
-    if (!secretNames.includes(name)) throw new CliError(`${name} is no secret of a stack; there are: ${secretNames.join(", ")}`);
+    const others = `${secretNames.join(", ")}, and <application>DatabasePassword`;
+    if (!isSecretName(name)) throw new CliError(`${name} is no secret of a stack; there are: ${others}`);
     const typed = process.stdin.isTTY;
     // Of several pasted lines, the shell would get all but the first.
     if (typed && !name.endsWith("Password"))

@@ -716,7 +716,8 @@ def drift_verb(_: bytes) -> int:
 
 def status_verb(_: bytes) -> int:
     report = {"host": host_name(), "generation": None, "unsettled": store.unsettled(), "drained": rollout.drained()}
-    report["artefacts"], report["failing"], report["cron"] = drift.installed(drift.SEALED[1]), {}, []
+    report["artefacts"], report["code"] = (drift.installed(directory) for directory in drift.SEALED[1:])
+    report["failing"], report["cron"] = {}, []
     if os.path.islink(store.CURRENT):
         bundle = store.load(store.live())
         report["generation"], report["changed"] = bundle.id, int(os.lstat(store.CURRENT).st_mtime)

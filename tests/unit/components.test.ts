@@ -54,15 +54,11 @@ const named = (name: string): Recorded => {
 
 beforeAll(async () => {
   recordResources();
-  const { createMutualised } = await import("../../stacks/mutualised");
-  const { createDedicated } = await import("../../stacks/dedicated");
-  const { createMoodle } = await import("../../stacks/moodle");
+  const { createPlatforms } = await import("../../stacks/platforms");
   const { redisAccess } = await import("../../components/redis-users");
   const { fleet } = loadFleet(writtenStack("prod"));
   const platform = { ...(await mockedPlatform(fleet)), redis: redisAccess(fleet, exampleSecrets.redisPassword) };
-  createMutualised(platform);
-  createDedicated(platform);
-  createMoodle(platform);
+  createPlatforms(platform);
   await pulumi.runtime.disconnect();
 });
 

@@ -17,12 +17,16 @@ export const configDirectory = (name: string): string => `/etc/fleet/php/${name}
  * What stands in the code for the application's configuration file. `$fleet` is all that the configuration needs to
  * know: the code's directory, and the secrets.
  */
-export function stubText(name: string): string {
+export function stubText(name: string, path: string): string {
   const directory = configDirectory(name);
+  const code = path
+    .split("/")
+    .slice(1)
+    .reduce((inner) => `dirname(${inner})`, "__DIR__");
   return [
     "<?php",
     "// Added by the fleet program. The code is the same on every machine; its configuration is the machine's.",
-    `$fleet = ['code' => __DIR__] + require '${directory}/secrets.php';`,
+    `$fleet = ['code' => ${code}] + require '${directory}/secrets.php';`,
     `require '${directory}/config.php';`,
     "",
   ].join("\n");
@@ -49,7 +53,7 @@ type Made = Pick<DedicatedConfig, "code"> &
 
 /** The code of an application, named by all that decides the bytes of its archive. */
 export function resolveCode(name: string, { code, documentRoot = "", fallback, writable = [], config }: Made): Code {
-  const stub = config ? { path: config.path, text: stubText(name) } : undefined;
+  const stub = config ? { path: config.path, text: stubText(name, config.path) } : undefined;
   const made = { commit: code.commit, writable: [...writable].sort(), stub: stub ?? null };
   const hash = createHash("sha256").update(JSON.stringify(made)).digest("hex").slice(0, 12);
   return {

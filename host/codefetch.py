@@ -139,7 +139,7 @@ def export(repository: str, commit: str, directory: str) -> str:
         raise Failed(f"submodules are not fetched, and {commit[:12]} has {', '.join(modules[:3])}")
     index = {"GIT_INDEX_FILE": f"{WORK}/index"}
     run([*git, "read-tree", commit], environment=index)
-    run([*git, "checkout-index", "-a", "-f", f"--prefix={directory}/"], environment=index)
+    run([*git, f"--work-tree={directory}", "checkout-index", "-a", "-f"], environment=index)
     return run([*git, "rev-parse", f"{commit}^{{tree}}"]).strip()
 
 

@@ -448,6 +448,7 @@ def apply(bundle: Bundle, report: Report) -> None:
         if partners_needed(planned, bundle):
             rollout.check_partners(settings)
     report.step("budgeted")
+    leaving = rollout.leaving_servers(running.services, bundle.services)
     try:
         if settings and now != ORIGIN:
             mark(before, bundle, report)
@@ -455,11 +456,13 @@ def apply(bundle: Bundle, report: Report) -> None:
             if serves and (fragile := needs_drain(planned, running, bundle)):
                 say(f"draining for {' '.join(fragile)}")
                 rollout.drain(settings, say)
+            rollout.release(settings, leaving, say)
         report.step("drained")
         activate(before, bundle, changed, report)
         prove(bundle, changed, report["broken"])
         report.step("probed")
     except BaseException:
+        rollout.weigh(leaving, 1)
         if before.id != bundle.id:
             go_back(bundle, before, changed, report)
         elif settings:

@@ -1,4 +1,4 @@
-// fleet: what a stack's VMs are, and how they differ from what they should be. It changes nothing but secrets.
+// fleet: what a stack's VMs are, and how they differ from what they should be. It changes secrets, and Moodle's code.
 import Table from "cli-table3";
 import { spawnSync } from "child_process";
 import { Command, InvalidArgumentError } from "commander";
@@ -13,6 +13,7 @@ import { ConfigError } from "../config/problems";
 import { isSecretName, secretNames } from "../config/schema";
 import { askAll, type Answer } from "./ask";
 import { latest, outcome, type CronRun, type LastRun } from "./cron";
+import { moodleCommand } from "./moodle";
 import { addressesOf, CliError, contentOf, stackFileOf, type FleetMachine } from "./stack";
 
 /** One difference between a VM and its live generation. */
@@ -160,6 +161,8 @@ cli
     process.exitCode = status ?? 1;
     if (status === 0) process.stdout.write(`${name} set in ${file}\n`);
   });
+
+cli.addCommand(moodleCommand());
 
 /** A line from the terminal, which does not show it. */
 async function hiddenLine(prompt: string): Promise<string> {

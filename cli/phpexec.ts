@@ -13,6 +13,8 @@ export interface About {
   readonly ready: boolean;
   /** PHP release of each of its sites. */
   readonly sites: Readonly<Record<string, string>>;
+  /** Name of the code of its application, by the site's. */
+  readonly code?: Readonly<Record<string, string>>;
 }
 
 /** One run of the script. */

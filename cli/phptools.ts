@@ -190,7 +190,7 @@ onStack(cli.command("report"))
   });
 
 /** `pulumi up` of these resources alone; its exit status. The stack's outputs stay those of the last whole one. */
-function upOf({ stack, configFile }: StackOptions, targets: readonly string[]): number {
+export function upOf({ stack, configFile }: StackOptions, targets: readonly string[]): number {
   const config = configFile ? ["--config-file", configFile] : [];
   const words = ["up", "--yes", "--skip-preview", "--stack", stack, ...config, ...targets.flatMap((t) => ["--target", t])];
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-outputs-"));

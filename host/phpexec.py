@@ -5,8 +5,8 @@
                                            SCRIPT is a path below the site's tree; root starts it. An
                                            application's tree is its code, by NAME another one of its
                                            own below /opt/code that is installed here
-    phpexec.py --sites                     this machine's sites with their PHP, and whether it is in
-                                           its services; one JSON line
+    phpexec.py --sites                     this machine's sites with their PHP, the code of its
+                                           application, and whether it is in its services; one JSON line
 
 Standard input, output and error are the script's, and so is the exit status: 2 with a message of
 phpexec is a refusal, before anything ran. The script is a transient unit, fleet-exec-<site>-<random>.service.
@@ -177,7 +177,9 @@ def main() -> int:
     try:
         known = sites()
         if words == ["--sites"]:
-            print(json.dumps({"ready": in_service(), "sites": {name: order["php"] for name, order in known.items()}}))
+            code = {name: os.path.basename(order["tree"]) for name, order in known.items() if "tree" in order}
+            php = {name: order["php"] for name, order in known.items()}
+            print(json.dumps({"ready": in_service(), "sites": php, "code": code}))
             return 0
         other, words = (words[1], words[2:]) if words[:1] == ["--tree"] and len(words) > 1 else ("", words)
         if len(words) < 2:

@@ -139,6 +139,8 @@ class OnAVm(unittest.TestCase):
         self.assertEqual("/opt/code/blog-0a1b/cli/up.php\n", self.run_script("blog", "cli/up.php").stdout)
         self.assertEqual("/opt/code/blog-0a1c/cli/up.php\n", self.run_script("--tree", "blog-0a1c", "blog", "cli/up.php").stdout)
         self.assertEqual("/srv/sites/wiki/cli/up.php\n", self.run_script("wiki", "cli/up.php").stdout)
+        self.machine.write("/etc/fleet/health.json", json.dumps({"listen": "127.0.0.1", "port": 9}))
+        self.assertEqual({"blog": "blog-0a1b"}, json.loads(self.run_script("--sites").stdout)["code"])
 
     def test_code_that_is_not_the_applications_or_not_here_is_refused(self):
         self.application()
@@ -211,7 +213,7 @@ class OnAVm(unittest.TestCase):
             return json.loads(self.run_script("--sites").stdout)
 
         self.machine.write("/etc/fleet/health.json", json.dumps({"listen": "127.0.0.1", "port": 9}))
-        self.assertEqual({"ready": False, "sites": {"blog": "8.2.32", "wiki": "8.2.32"}}, said())
+        self.assertEqual({"ready": False, "sites": {"blog": "8.2.32", "wiki": "8.2.32"}, "code": {}}, said())
         port = serve(self, HTTPServer(("127.0.0.1", 0), Answers))
         self.machine.write("/etc/fleet/health.json", json.dumps({"listen": "127.0.0.1", "port": port}))
         self.assertTrue(said()["ready"])

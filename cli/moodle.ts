@@ -225,17 +225,19 @@ export function moodleCommand(): Command {
   const moodle = new Command("moodle").description("Moodle's own commands on the nodes of a stack, and its upgrade");
   const verb = (name: string, description: string): Command => onStack(moodle.command(name)).description(description);
   const exit = async (result: Promise<number>): Promise<void> => void (process.exitCode = await result);
-  verb("upgrade", "bring the stack's code to the nodes, upgrade the database, switch; an outage only where Moodle says that one is needed").action(
-    (options: StackOptions) => exit(upgrade(new Cluster(options))),
-  );
+  verb(
+    "upgrade",
+    "bring the stack's code to the nodes, upgrade the database, switch; an outage only where Moodle says that one is needed",
+  ).action((options: StackOptions) => exit(upgrade(new Cluster(options))));
   verb("maintenance", "show Moodle's maintenance page, or end that")
     .addArgument(new Argument("<state>").choices(["on", "off"]))
     .action((state: string, options: StackOptions) =>
       exit(new Cluster(options).script("live", scripts.maintenance, state === "on" ? "--enable" : "--disable")),
     );
   verb("purge", "empty Moodle's caches").action((options: StackOptions) => exit(new Cluster(options).script("live", scripts.purge)));
-  verb("status", "code of each node, maintenance mode, a pending upgrade; exit code 1 where a node differs or an upgrade is pending").action(
-    (options: StackOptions) => exit(status(options)),
-  );
+  verb(
+    "status",
+    "code of each node, maintenance mode, a pending upgrade; exit code 1 where a node differs or an upgrade is pending",
+  ).action((options: StackOptions) => exit(status(options)));
   return moodle;
 }

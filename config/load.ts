@@ -1,13 +1,5 @@
 import { z } from "zod";
-import {
-  applicationPort,
-  applicationTmpMb,
-  databasePasswordsOf,
-  moodleCode,
-  moodleIni,
-  moodleModules,
-  resolveCode,
-} from "./applications";
+import { applicationPort, applicationTmpMb, databasePasswordsOf, moodleCode, moodleIni, moodleModules, resolveCode } from "./applications";
 import { inNetwork } from "./network";
 import type { Application, Code, Fleet, Machine, PhpBuild, PhpGroup, Role, Site, VirtualService } from "./model";
 import { absent, checkBuilds, resolveBuild } from "./php-builds";
@@ -438,7 +430,11 @@ function checkSurroundings(c: Draft, file: string, { name, at, site, machines }:
       ? []
       : [
           {
-            ...lacks(`${at}.php.version`, Object.keys(c.php ?? {}).join(", ") || "nothing yet", `Declare the build under fleet:php.${version}.`),
+            ...lacks(
+              `${at}.php.version`,
+              Object.keys(c.php ?? {}).join(", ") || "nothing yet",
+              `Declare the build under fleet:php.${version}.`,
+            ),
             value: version,
           },
         ]),

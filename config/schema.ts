@@ -380,7 +380,10 @@ const dedicatedApplicationSchema = z.strictObject({
   /** Document root in the code. @default the whole of it */
   documentRoot: fileName.optional(),
   /** URL path that answers where the code has no file, e.g. /index.php. */
-  fallback: z.string().regex(/^\/[\w./-]*$/, { error: "a path such as /index.php" }).optional(),
+  fallback: z
+    .string()
+    .regex(/^\/[\w./-]*$/, { error: "a path such as /index.php" })
+    .optional(),
   /** Directories of the code that the application writes: they are on the NAS. */
   writable: z.array(fileName).default([]),
   /** The application's configuration file: `path` in the code, and the `file` of the project that is its text. */

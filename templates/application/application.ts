@@ -35,7 +35,11 @@ export interface ApplicationSecrets {
 /** Text of an application's secrets, as its configuration includes it. */
 export function secretsText({ databasePassword, key, redis }: ApplicationSecrets): string {
   const login = typeof redis === "string" ? phpText(redis) : redis && `[${redis.map(phpText).join(", ")}]`;
-  const values = { databasePassword: databasePassword === undefined ? undefined : phpText(databasePassword), key: phpText(key), redis: login };
+  const values = {
+    databasePassword: databasePassword === undefined ? undefined : phpText(databasePassword),
+    key: phpText(key),
+    redis: login,
+  };
   const lines = Object.entries(values).map(([name, value]) => `    '${name}' => ${value ?? "null"},\n`);
   return `<?php\n// Managed by the fleet program.\nreturn [\n${lines.join("")}];\n`;
 }

@@ -50,7 +50,9 @@ describe("mistakes of an application name their key in the stack", () => {
     [
       "a DNS name that a site has",
       (c) => (c["moodle"].application.hosts = ["library.university.example"]),
-      [`${at}.hosts is "library.university.example"; allowed: a DNS name used once. sites/prod/library.yaml has it already: choose another.`],
+      [
+        `${at}.hosts is "library.university.example"; allowed: a DNS name used once. sites/prod/library.yaml has it already: choose another.`,
+      ],
     ],
     [
       "a PHP that is not declared",
@@ -136,7 +138,12 @@ describe("mistakes of an application name their key in the stack", () => {
   it("a name that a site has is refused: both would have one tree", () => {
     const said = mistakes((c) => {
       c["dedicated"].library = { ...c["dedicated"].timetable, vip: "10.20.0.112", hosts: { library1: "10.20.0.61" } };
-      c["dedicated"].library.application = { ...c["dedicated"].timetable.application, hosts: ["x.university.example"], uid: 59009, config: undefined };
+      c["dedicated"].library.application = {
+        ...c["dedicated"].timetable.application,
+        hosts: ["x.university.example"],
+        uid: 59009,
+        config: undefined,
+      };
     });
     expect(said).toContain(
       'Pulumi.prod.yaml: fleet:dedicated.library.application is "library"; allowed: a name that no site has: both would have one tree on the NAS. sites/prod/library.yaml has it already: choose another.',
@@ -236,7 +243,8 @@ describe("Moodle from 4 nodes to 6", () => {
       fleet.services.find((s) => s.name === "moodle")?.realServers.map((r) => r.name) ?? [];
     expect(balanced(four)).toHaveLength(4);
     expect(balanced(six)).toEqual([...balanced(four), "moodle5", "moodle6"]);
-    for (const machine of four.machines.filter((m) => m.role !== "director")) expect(rolloutOf(six, machine)).toEqual(rolloutOf(four, machine));
+    for (const machine of four.machines.filter((m) => m.role !== "director"))
+      expect(rolloutOf(six, machine)).toEqual(rolloutOf(four, machine));
     const [before, after] = [four, six].map((fleet) => {
       const moodle = fleet.applications.find((a) => a.name === "moodle");
       const machine = moodle?.machines[0];

@@ -232,7 +232,9 @@ describe("an application", () => {
 
   it("has VMs with the same content but for what names the VM", () => {
     const content = (node: number): string =>
-      String(named(`moodle-config-moodle${node}`).inputs["stdin"]).replaceAll(`moodle${node}`, "NODE").replaceAll(`10.20.0.5${node}`, "ADDRESS");
+      String(named(`moodle-config-moodle${node}`).inputs["stdin"])
+        .replaceAll(`moodle${node}`, "NODE")
+        .replaceAll(`10.20.0.5${node}`, "ADDRESS");
     expect(content(2)).toBe(content(1));
     expect(content(4)).toBe(content(1));
   });

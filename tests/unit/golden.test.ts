@@ -42,7 +42,9 @@ const directors = fleet.machines.filter((m) => m.role === "director");
 
 /** Applications are prod's: the lab's stack has none of its own. */
 const prod = exampleFleet("prod").fleet;
-const applications = Object.fromEntries(prod.applications.flatMap((a) => a.machines.slice(0, 1).map((m) => [m.name, { machine: m, application: a }])));
+const applications = Object.fromEntries(
+  prod.applications.flatMap((a) => a.machines.slice(0, 1).map((m) => [m.name, { machine: m, application: a }])),
+);
 
 /** What a trial adds to an Apache VM and to a PHP VM, where the wiki tries PHP 8.4. */
 function trialContent(): Partial<HostContent>[] {

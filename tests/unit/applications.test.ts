@@ -183,7 +183,7 @@ describe("code is named by what it is made of", () => {
   });
 
   it("a stub finds the top of the code, however deep it is", () => {
-    expect(stubText("x", "config.php")).toContain("$fleet = ['code' => __DIR__] + require '/etc/fleet/php/x/secrets.php';");
+    expect(stubText("x", "config.php")).toContain("$fleet = ['code' => __DIR__] + (require '/etc/fleet/php/x/secrets.php');");
     expect(stubText("x", "config/app/local.php")).toContain("['code' => dirname(dirname(__DIR__))]");
   });
 });

@@ -1,4 +1,4 @@
-// fleet: what a stack's VMs are, and how they differ from what they should be. It changes nothing but secrets, and what
+// fleet: what a stack's VMs are, and how they differ from what they should be. It changes secrets, Moodle's code, and what
 // a site gets back from a snapshot.
 import Table from "cli-table3";
 import { spawnSync } from "child_process";
@@ -11,9 +11,10 @@ import { converge } from "../components/programs";
 import type { Address } from "../components/ssh";
 import { secretsFile } from "../config/load";
 import { ConfigError } from "../config/problems";
-import { secretNames } from "../config/schema";
+import { isSecretName, secretNames } from "../config/schema";
 import { askAll, type Answer } from "./ask";
 import { latest, outcome, type CronRun, type LastRun } from "./cron";
+import { moodleCommand } from "./moodle";
 import { nasTrouble, quotaText, snapshotCommand, type NasStatus } from "./snapshots";
 import { addressesOf, CliError, contentOf, stackFileOf, type FleetMachine } from "./stack";
 
@@ -152,7 +153,8 @@ cli
   .requiredOption(...stackOption)
   .action(async (name: string, options: { stack: string }) => {
     const file = secretsFile(options.stack);
-    if (!secretNames.includes(name)) throw new CliError(`${name} is no secret of a stack; there are: ${secretNames.join(", ")}`);
+    const others = `${secretNames.join(", ")}, and <application>DatabasePassword`;
+    if (!isSecretName(name)) throw new CliError(`${name} is no secret of a stack; there are: ${others}`);
     const typed = process.stdin.isTTY;
     // Of several pasted lines, the shell would get all but the first.
     if (typed && !name.endsWith("Password"))
@@ -165,6 +167,8 @@ cli
     process.exitCode = status ?? 1;
     if (status === 0) process.stdout.write(`${name} set in ${file}\n`);
   });
+
+cli.addCommand(moodleCommand());
 
 /** A line from the terminal, which does not show it. */
 async function hiddenLine(prompt: string): Promise<string> {

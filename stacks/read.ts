@@ -3,6 +3,7 @@ import * as fs from "fs";
 import * as path from "path";
 import * as YAML from "yaml";
 import { z } from "zod";
+import { applicationFiles } from "../config/applications";
 import { secretsFile, type Written } from "../config/load";
 import { buildFiles } from "../config/php-builds";
 import { ConfigError, type Problem } from "../config/problems";
@@ -42,10 +43,14 @@ export function readFiles(stack: string, config: Written["config"]): Required<Pi
 /** What names the authority of the Redis server. */
 const authoritySchema = z.object({ tls: z.object({ ca: z.string() }) }).transform(({ tls }) => [tls.ca]);
 
-/** Texts of the files that `fleet:php` and `fleet:redis` name, as far as they exist. What is wrong with them is the loader's to say. */
-function readTexts({ php, redis }: Written["config"]): Record<string, string> {
-  const builds = z.record(z.string(), z.unknown()).catch({}).parse(php);
-  const files = [...Object.values(builds).flatMap(buildFiles), ...authoritySchema.catch([]).parse(redis)];
+/**
+ * Texts of the files that `fleet:php`, `fleet:redis` and applications name, as far as they exist. What is wrong with them
+ * is the loader's to say.
+ */
+function readTexts(config: Written["config"]): Record<string, string> {
+  const builds = z.record(z.string(), z.unknown()).catch({}).parse(config["php"]);
+  const authority = authoritySchema.catch([]).parse(config["redis"]);
+  const files = [...Object.values(builds).flatMap(buildFiles), ...authority, ...applicationFiles(config)];
   const places = files.map((file) => [file, path.resolve(projectRoot, file)] as const).filter(([, place]) => fs.existsSync(place));
   return Object.fromEntries(places.map(([file, place]) => [file, fs.readFileSync(place, "utf8")]));
 }

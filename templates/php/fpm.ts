@@ -3,6 +3,7 @@ import { atLeast, buildsOn } from "../../config/php-builds";
 import type { FleetSetting } from "../../config/php-ini";
 import type { Fleet, Machine, PhpBuild, PhpGroup, Site } from "../../config/model";
 import { sitePorts, type StackConfig } from "../../config/schema";
+import { writableOf } from "../application/tree";
 import type { HostContent, SecretFile } from "../content";
 import { sitesDirectory, sitesMount } from "../nas/mount";
 import { programFile } from "../programs";
@@ -178,7 +179,7 @@ function servicePart(
   const own = { owner: "root", group: site.uid, mode: "0640" };
   const { artefact, release: version } = build;
   const common = { name: site.name, title: name, unit, directory, vip, port, uid: site.uid, artefact, version };
-  const service = { ...common, slice: siteSlice(site), box: box(site, around.network) };
+  const service = { ...common, slice: siteSlice(site), box: box(site, around.network), written: writableOf(site) };
   const fpm = {
     ...common,
     clients: [...around.apacheAddresses, "127.0.0.1"].join(","),
@@ -307,16 +308,19 @@ export function sessionSettings(site: Site, store: SessionStores): string {
 }
 
 /** With what the keys of a site's sessions in Redis begin. */
-const redisPrefix = (site: Pick<Site, "name">): string => `${site.name}:`;
+export const redisPrefix = (site: Pick<Site, "name">): string => `${site.name}:`;
 
 /** What phpredis' session handler asks for, with locks: EVAL and EVALSHA give a lock back. */
 const sessionCommands = ["get", "set", "setex", "del", "exists", "expire", "eval", "evalsha"];
 
-/** Rules of a site's own user on the Redis server. A script that it sends there is held to them as well. */
-export const redisRules = (site: Pick<Site, "name">): string[] => [
+/**
+ * Rules of a site's own user on the Redis server; `more`: commands of a session handler of its own. A script that it
+ * sends there is held to them as well.
+ */
+export const redisRules = (site: Pick<Site, "name">, more: readonly string[] = []): string[] => [
   `~${redisPrefix(site)}*`,
   "-@all",
-  ...sessionCommands.map((name) => `+${name}`),
+  ...[...sessionCommands, ...more].map((name) => `+${name}`),
 ];
 
 /**

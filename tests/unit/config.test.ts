@@ -8,7 +8,7 @@ import type { PhpBuild } from "../../config/model";
 import { ConfigError, describeProblem } from "../../config/problems";
 import { phpModuleNames } from "../../config/php-modules";
 import { readFiles, readSites } from "../../stacks/read";
-import { exampleFleet, withTrial, writtenStack } from "./example";
+import { exampleFleet, exampleSecrets, withTrial, writtenStack } from "./example";
 
 type Edit = (config: Record<string, any>, sites: Record<string, any>, secrets: Record<string, any>) => void; // eslint-disable-line @typescript-eslint/no-explicit-any -- edits break types on purpose
 
@@ -470,6 +470,9 @@ describe("a trial of another PHP", () => {
 describe("modules: needed", () => {
   const build = (more: Edit = () => undefined, version = "8.2"): PhpBuild | undefined => {
     const written = structuredClone(writtenStack("prod"));
+    // Applications need modules of their own: tests/unit/applications.test.ts.
+    for (const key of ["moodle", "dedicated"]) Reflect.deleteProperty(written.config, key);
+    written.secrets = exampleSecrets;
     (written.config["php"] as Record<string, { modules: unknown }>)["8.2"]!.modules = "needed";
     more(written.config, written.sites, written.secrets);
     return loadFleet(written).fleet.phpBuilds.find((b) => b.version === version);

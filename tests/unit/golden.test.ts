@@ -3,8 +3,10 @@ import * as path from "path";
 import { describe, expect, it } from "vitest";
 import { rolloutOf } from "../../components/tier";
 import { loadFleet } from "../../config/load";
+import type { Fleet, Machine } from "../../config/model";
 import { apachePart, vhostFile } from "../../templates/apache/apache";
 import { trialTokenFile } from "../../templates/apache/php-trial";
+import { applicationParts, secretsText } from "../../templates/application/application";
 import { bundle } from "../../templates/bundle";
 import { join, type HostContent } from "../../templates/content";
 import { keepalivedPart } from "../../templates/lvs/keepalived";
@@ -37,6 +39,12 @@ const group = {
 const around = { apacheAddresses: ["10.77.0.21", "10.77.0.22"], network: { denied: ["10.77.0.0/24"], allowed: fleet.reachable } };
 const settings = { virtualRouterId: 51, advertSeconds: 1, checkSeconds: 1 };
 const directors = fleet.machines.filter((m) => m.role === "director");
+
+/** Applications are prod's: the lab's stack has none of its own. */
+const prod = exampleFleet("prod").fleet;
+const applications = Object.fromEntries(
+  prod.applications.flatMap((a) => a.machines.slice(0, 1).map((m) => [m.name, { machine: m, application: a }])),
+);
 
 /** What a trial adds to an Apache VM and to a PHP VM, where the wiki tries PHP 8.4. */
 function trialContent(): Partial<HostContent>[] {
@@ -78,15 +86,18 @@ const contents: Record<string, readonly Partial<HostContent>[]> = {
   build1: [builderPart(machine("build1"), fleet.phpBuilds)],
 };
 
+const contentOf = (on: Machine, of: Fleet, parts: readonly Partial<HostContent>[]): HostContent =>
+  join({ rollout: rolloutOf(of, on) }, ...parts, systemPart(on, join(...parts)));
+
 function whole(name: string): HostContent {
   if (name === "trial") return join(...trialContent());
-  const parts = contents[name] ?? [];
-  const own = join(...parts);
-  return join({ rollout: rolloutOf(fleet, machine(name)) }, ...parts, systemPart(machine(name), own));
+  const own = applications[name];
+  if (own) return contentOf(own.machine, prod, applicationParts(own.machine, own.application, prod));
+  return contentOf(machine(name), fleet, contents[name] ?? []);
 }
 
 describe("every file of every VM is what its golden file says", () => {
-  it.each([...Object.keys(contents), "trial"])("%s", async (name) => {
+  it.each([...Object.keys(contents), ...Object.keys(applications), "trial"])("%s", async (name) => {
     const content = whole(name);
     const digests = Object.fromEntries(content.secrets.map((s) => [s.secret, "0".repeat(32)]));
     // Programs have their own tests; here only that they are carried.
@@ -96,7 +107,7 @@ describe("every file of every VM is what its golden file says", () => {
 });
 
 it("every template is in one of the golden files", () => {
-  const all = [...Object.keys(contents), "trial"]
+  const all = [...Object.keys(contents), ...Object.keys(applications), "trial"]
     .flatMap((name) => whole(name).files)
     .map((f) => f.text)
     .join("");
@@ -183,6 +194,23 @@ describe("sessions go where the site says", () => {
 
   it("a store that the stack lacks is an error, not an empty path", () => {
     expect(() => sessionSettings({ ...site, sessions: "redis" }, {})).toThrow("blog keeps sessions in Redis");
+  });
+});
+
+describe("secrets of an application", () => {
+  it("are PHP, whatever is in them", () => {
+    const text = secretsText({ databasePassword: "a'b\\c", key: "k", redis: ["fleet:lab:moodle", "p"] });
+    expect(text.split("\n").slice(2, -1)).toEqual([
+      "return [",
+      "    'databasePassword' => 'a\\'b\\\\c',",
+      "    'key' => 'k',",
+      "    'redis' => ['fleet:lab:moodle', 'p'],",
+      "];",
+    ]);
+  });
+
+  it("that there are none of are null", () => {
+    expect(secretsText({ key: "k" })).toContain("'databasePassword' => null,\n    'key' => 'k',\n    'redis' => null,");
   });
 });
 

@@ -33,6 +33,7 @@ class Seed(unittest.TestCase):
     def setUp(self):
         self.machine = Machine()
         self.addCleanup(self.machine.close)
+        self.machine.program("btrfs", BTRFS)
         self.sites = self.machine.root / "sites"
         self.beside = self.machine.root / "beside"
         self.beside.mkdir()

@@ -40,6 +40,17 @@ type Version = keyof typeof releases;
 const versions = Object.keys(releases) as Version[];
 const added = versions.filter((v) => v !== "8.2");
 const patch = "patches/php-7.4-openssl-3.patch";
+/** PHP 7.4's own tests that fail on Debian 12, and why; what a site loses by it is in docs/configuration.md. */
+const failuresOf74 = {
+  "ext/openssl/tests/openssl_open_basic.phpt":
+    "openssl_seal() takes RC4 unless told otherwise, which OpenSSL 3 offers no longer by default",
+  "ext/openssl/tests/openssl_pkcs7_decrypt_basic.phpt": "openssl_pkcs7_encrypt() takes 40 bits of RC2 likewise",
+  "ext/openssl/tests/openssl_x509_parse_basic.phpt": "expects how OpenSSL 1.1 wrote extensions, with a line's end after some",
+  "ext/openssl/tests/sni_server.phpt": "its certificates have expired",
+  "ext/openssl/tests/stream_security_level.phpt": "expects the number that the error had in OpenSSL 1.1",
+  "ext/openssl/tests/tls_min_v1.0_max_v1.1_wrapper.phpt": "OpenSSL 3 allows TLS 1.0 and 1.1 at security level 0 only, the test asks at 1",
+  "ext/session/tests/session_set_save_handler_iface_003.phpt": "reads a session that it wrote in an earlier run, which a fresh /tmp lacks",
+} as const;
 const vms = ["php1", "php2", "php3"];
 const store = "/var/lib/fleet/artefacts";
 const siteOf = (version: Version): string => `json${version.replace(".", "")}`;
@@ -89,8 +100,7 @@ function stackWith(change: (keys: Keys) => void = () => undefined, wanted: reado
       keys["fleet:php"][version] = { release, source: source(new RegExp(`^php-${release}`)), modules: [...own.modules], pecl };
     }
     const old = keys["fleet:php"]["7.4"];
-    // Its certificates have expired.
-    if (old) old.knownFailures = ["ext/openssl/tests/sni_server.phpt"];
+    if (old) old.knownFailures = Object.keys(failuresOf74);
     if (old) old.patches = [{ file: patch, sha256: sha256(fs.readFileSync(path.join(root, patch))) }];
     group.versions = [...wanted];
     keys["fleet:sites"] = sitesWith(keys["fleet:sites"], wanted);

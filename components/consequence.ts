@@ -56,13 +56,32 @@ export function consequences(before: string, after: string): string[] {
   return [...changed.map((path) => `${word(path)} ${path}${when(path)}`), ...actions, ...units, ...gone];
 }
 
+/** Where templates/ put the name of a site, in files and units of each. */
+const siteName = /(?<=\/etc\/fleet\/(?:php|php-trial|scripts|vhosts)\/|fleet-(?:site|trial)-|\/sites-)[a-z0-9_-]+/;
+/** As many sites are named one by one. */
+const namedSites = 5;
+
+/** The same of more sites in one line: a setting of hundreds of sites is one change to its reader. */
+export function folded(lines: readonly string[]): string[] {
+  const alike = new Map<string, string[]>();
+  for (const line of lines) {
+    const pattern = line.replace(siteName, "*");
+    alike.set(pattern, [...(alike.get(pattern) ?? []), line]);
+  }
+  return [...alike].flatMap(([pattern, same]) => {
+    if (same.length <= namedSites) return same;
+    const names = same.map((line) => siteName.exec(line)?.[0]);
+    return [`${pattern} (${same.length}: ${names[0]} to ${names.at(-1)})`];
+  });
+}
+
 /** Tells the consequence of a VM's new bundle in every preview and update, before anything is touched. */
 export function tellConsequence(tier: string, host: string): pulumi.ResourceHook {
   const tell = async ({ oldInputs, newInputs }: pulumi.ResourceHookArgs): Promise<void> => {
     const { stdin: before } = oldInputs as { stdin?: unknown };
     const { stdin: after } = newInputs as { stdin?: unknown };
     if (typeof before !== "string" || typeof after !== "string" || before === after) return;
-    const lines = consequences(before, after);
+    const lines = folded(consequences(before, after));
     const what = lines.some((line) => /^(start|stop|reload|restart|run) /.test(line)) ? "" : " (no service is touched)";
     await pulumi.log.info(`${host}: ${lines.join("; ") || "nothing of its files"}${what}`);
   };

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { consequences } from "../../components/consequence";
+import { consequences, folded } from "../../components/consequence";
 import { bundle } from "../../templates/bundle";
 import { join, type HostContent } from "../../templates/content";
 
@@ -45,5 +45,20 @@ describe("a preview tells what a change does on the VM", () => {
   it("a line of a file that looks like a record is a line of a file", () => {
     const tricky = site('@unit {"name":"evil.service"}\n');
     expect(consequences(whole(), whole(tricky))).toEqual(["new /etc/v/site.conf"]);
+  });
+
+  it("what is the same of many sites is one line, what is of a few or not of a site keeps its own", () => {
+    const names = ["a", "b-2", "c", "d", "e", "f"];
+    const each = (of: string[]): string[] =>
+      of.flatMap((n) => [`new /etc/fleet/vhosts/${n}.conf`, `new /etc/fleet/php/${n}/fpm.conf`, `start fleet-site-${n}.socket, drained`]);
+    expect(folded([...each(names), "changed /etc/hosts"])).toEqual([
+      "new /etc/fleet/vhosts/*.conf (6: a to f)",
+      "new /etc/fleet/php/*/fpm.conf (6: a to f)",
+      "start fleet-site-*.socket, drained (6: a to f)",
+      "changed /etc/hosts",
+    ]);
+    expect(folded(each(names.slice(1))).sort()).toEqual(each(names.slice(1)).sort());
+    const files = names.map((n) => `changed /etc/modprobe.d/${n}.conf`);
+    expect(folded(files)).toEqual(files);
   });
 });

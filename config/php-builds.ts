@@ -133,7 +133,8 @@ export function checkBuilds(php: Readonly<Record<string, BuildConfig>>, file: st
   });
 }
 
-const absent = { allowed: "a file of the project", remedy: "Correct the path, or add the file." };
+/** What is said of a file that the stack names and the project lacks. */
+export const absent = { allowed: "a file of the project", remedy: "Correct the path, or add the file." };
 
 /** A patch is there and is the one that was meant. */
 function checkPatch(

@@ -6,7 +6,8 @@
 
 GET /ready answers 200 where the balancers shall send requests, and 503 when the machine is drained
 (/run/fleet/drain), or one of its own checks fails, or every site's: one site's FPM that is broken does
-not take its neighbours away. A JSON object says how each check went: {ready, drained, checks, sites},
+not take its neighbours away. Nor does a mount whose server answers nobody: every machine has it from there, and one
+that left the balancing for that would leave with all the others. A JSON object says how each check went: {ready, drained, checks, sites},
 `sites` being those of kind fastcgi. GET /balancer, on a director, answers what the kernel's IPVS table holds: {live, services: {"vip:port": {address: {weight, active}}}},
 `live` telling whether this director holds the VIPs. GET /through, on a director, asks each door as a
 visitor would: {live, doors: {"vip:port": what is wrong, or nothing}}. One that is live asks none: its
@@ -25,7 +26,8 @@ whose service runs; see rest.py. FILE is JSON:
                    that does not answer while all its children are at work is busy, and that is no fault
       address      address: must be one of this machine's
       unit         unit: must run
-      mount        path: must be a mount point whose server answers
+      mount        path: must be a mount point whose server answers; server, where it is NFS: its address, by which
+                   a hang of this machine's own is told from one of the server
 
 Checks run together, each at most CHECK_SECONDS (a site's FPM: PATIENCE), and a result serves for CACHE_SECONDS, so two
 balancers that ask every second cost little more than one. An answer takes at most ANSWER_SECONDS
@@ -59,7 +61,12 @@ DRAIN = f"{ROOT}/run/fleet/drain"
 UNITS = f"{ROOT}/run/systemd/units"
 CHECK_SECONDS, CACHE_SECONDS, ANSWER_SECONDS, STALE_SECONDS = 1.0, 0.5, 0.3, 3.0
 SITE_SECONDS = 4.0  # for a site's FPM: a child must become free, or be born
-PATIENCE = {"fastcgi": SITE_SECONDS + CHECK_SECONDS}
+SERVER_SECONDS = 0.5  # for an NFS server that a mount of ours hangs on: is it there at all?
+PATIENCE = {"fastcgi": SITE_SECONDS + CHECK_SECONDS, "mount": 2 * CHECK_SECONDS + 2 * SERVER_SECONDS}
+# What is wrong with everybody's mount: it is told, and no reason to send requests elsewhere. When the server is back,
+# the connections of all machines sleep on: TCP tries again after up to as long as the silence was, two minutes at most.
+SILENT, WAKING = "its server answers nobody", "its server is back, and the connection to it not yet"
+WAKING_SECONDS = 125.0
 CONNECTIONS = re.compile(r"accepted conn:\s+(\d+)")
 WORKERS = 32
 NEEDS = {
@@ -221,7 +228,14 @@ def check_address(check: dict, _: Health) -> str:
 
 
 def check_mount(check: dict, health: Health) -> str:
-    return health.probers[check["path"]].ask(check["path"])
+    try:
+        return health.probers[check["path"]].ask(check["path"])
+    except TimeoutError as hang:
+        if "server" in check and not probes.nfs_answers(check["server"], SERVER_SECONDS):
+            health.silent[check["path"]] = time.monotonic()
+            return SILENT
+        waking = time.monotonic() - health.silent.get(check["path"], -math.inf) < WAKING_SECONDS
+        return WAKING if waking else str(hang)
 
 
 CHECKS = {
@@ -241,7 +255,7 @@ class MountProber:
     def ask(self, path: str) -> str:
         with self.turn:
             if self.killed and self.killed.poll() is None:
-                return "the last look still hangs"  # not even killable: do not pile up more
+                raise TimeoutError("the last look still hangs")  # not even killable: do not pile up more
             if self.child is None or self.child.poll() is not None:
                 self.child = subprocess.Popen(
                     [sys.executable, "-I", "-c", PROBER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -255,7 +269,7 @@ class MountProber:
             self.killed.kill()
             self.killed.stdin.close()
             self.killed.stdout.close()
-            return f"no answer for {CHECK_SECONDS:g} s"
+            raise TimeoutError(f"no answer for {CHECK_SECONDS:g} s")
 
     def close(self) -> None:
         if self.child:
@@ -272,6 +286,7 @@ class Health:
         # Sites have workers of their own: many busy ones must not keep the machine's checks waiting.
         self.pool, self.site_pool, self.lookers = (ThreadPoolExecutor(n) for n in (WORKERS, WORKERS, 2))
         self.probers: dict[str, MountProber] = {}
+        self.silent: dict[str, float] = {}  # when the server of a mount was last found silent
         self.use(config)
 
     def use(self, config: dict) -> None:
@@ -335,7 +350,7 @@ class Health:
         sites = {name: reason or "ok" for name, reason in results.items() if name in self.sites}
         own = {name: reason or "ok" for name, reason in results.items() if name not in self.sites}
         lost = bool(sites) and "ok" not in sites.values()
-        ready = not drained and not lost and all(said == "ok" for said in own.values())
+        ready = not drained and not lost and all(said in ("ok", SILENT, WAKING) for said in own.values())
         return 200 if ready else 503, {"ready": ready, "drained": drained, "checks": own, "sites": sites}
 
 

@@ -53,6 +53,17 @@ def tcp_problem(address: str, port: int, seconds: float) -> str:
     return ""
 
 
+def nfs_answers(server: str, seconds: float, port: int = 2049) -> bool:
+    """Whether anything serves NFS 4 there: a call that asks for nothing (RFC 5531), over a connection of its own."""
+    call = struct.pack("!10I", 1, 0, 2, 100003, 4, 0, 0, 0, 0, 0)
+    try:
+        with socket.create_connection((server, port), seconds) as connection:
+            connection.sendall(struct.pack("!I", 0x80000000 | len(call)) + call)
+            return bool(connection.recv(4))
+    except OSError:
+        return False
+
+
 def fastcgi_record(kind: int, content: bytes) -> bytes:
     return struct.pack("!BBHHBB", 1, kind, 1, len(content), 0, 0) + content
 

@@ -210,12 +210,69 @@ class Looking(unittest.TestCase):
         with mock.patch.object(health, "PROBER", "import time; time.sleep(60)"):
             prober = health.MountProber()
             started = time.monotonic()
-            self.assertIn("no answer", prober.ask("/proc"))
+            with self.assertRaisesRegex(TimeoutError, "no answer"):
+                prober.ask("/proc")
             self.assertLess(time.monotonic() - started, 1.5)
             self.assertIsNone(prober.child)
             prober.killed.wait(5)
         self.assertEqual("", prober.ask("/proc"))
         prober.close()
+
+    def hanging(self, answers):
+        """A machine whose mount hangs, and whether its server answers: at the first looks, and later."""
+        answers = iter([*answers, *answers[-1:] * 9])
+        check = {"name": "sites", "kind": "mount", "path": "/proc", "server": "10.0.0.1"}
+        with mock.patch.object(health, "PROBER", "import time; time.sleep(60)"), mock.patch.object(
+            probes, "nfs_answers", lambda *_: next(answers)
+        ):
+            looker = health.Health({"checks": [check]})
+            said = [looker.answer()]
+            for _ in range(6):  # the first look may still wait for the server
+                time.sleep(0.5)
+                said.append(looker.answer())
+            for child in filter(None, (looker.probers["/proc"].child, looker.probers["/proc"].killed)):
+                child.kill()
+                child.wait(5)
+        return said
+
+    def test_a_mount_whose_server_answers_nobody_is_told_and_takes_no_machine_away(self):
+        said = self.hanging(answers=[False])
+        self.assertEqual({200}, {status for status, _ in said})
+        self.assertEqual(health.SILENT, said[-1][1]["checks"]["sites"])
+
+    def test_a_mount_that_hangs_while_its_server_answers_is_this_machines_own_fault(self):
+        status, body = self.hanging(answers=[True])[-1]
+        self.assertEqual((503, False), (status, body["ready"]))
+        self.assertIn(body["checks"]["sites"], ("no answer for 1 s", "the last look still hangs"))
+
+    def test_a_mount_that_sleeps_on_for_a_while_when_its_server_is_back_takes_no_machine_away_either(self):
+        said = self.hanging(answers=[False, True])
+        self.assertEqual({200}, {status for status, _ in said})
+        self.assertEqual(health.WAKING, said[-1][1]["checks"]["sites"])
+        with mock.patch.object(health, "WAKING_SECONDS", 0.5):
+            self.assertEqual(503, self.hanging(answers=[False, True])[-1][0])
+
+    def test_an_nfs_server_is_one_that_answers_a_call(self):
+        port = free_port()
+        self.assertFalse(probes.nfs_answers("127.0.0.1", 0.3, port), "nobody is there")
+        with socket.create_server(("127.0.0.1", port)) as server:
+            began = time.monotonic()
+            self.assertFalse(probes.nfs_answers("127.0.0.1", 0.3, port), "it takes connections, and is frozen")
+            self.assertLess(time.monotonic() - began, 1)
+            server.accept()[0].close()
+            asked = []
+
+            def answer():
+                connection, _ = server.accept()
+                asked.append(connection.recv(100))
+                connection.sendall(b"\x80\x00\x00\x18" + bytes(24))
+                connection.close()
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            self.assertTrue(probes.nfs_answers("127.0.0.1", 2, port))
+            thread.join()
+        self.assertEqual((44, b"\x80\x00\x00\x28"), (len(asked[0]), asked[0][:4]))
 
     def test_all_checks_together_take_no_longer_than_one(self):
         slow = [{"name": str(n), "kind": "slow"} for n in range(20)]

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { applicationPort, applicationTmpMb, databasePasswordsOf, moodleCode, moodleIni, moodleModules, resolveCode } from "./applications";
 import { inNetwork } from "./network";
-import type { Application, Code, Fleet, Machine, PhpBuild, PhpGroup, Role, Site, VirtualService } from "./model";
+import type { Application, Code, Fleet, Machine, PhpBuild, PhpGroup, Role, Site } from "./model";
 import { absent, checkBuilds, resolveBuild } from "./php-builds";
 import { checkIni } from "./php-ini";
 import { ConfigError, type Problem } from "./problems";
@@ -18,6 +18,7 @@ import {
   type StackConfig,
   type WrittenConfig,
 } from "./schema";
+import { servicesOf } from "./services";
 import { megabytes, seconds } from "./units";
 import { neededModules } from "./used-modules";
 
@@ -975,14 +976,11 @@ function resolve(
     applications,
     phpGroups,
     phpBuilds: [...builds.values()],
-    services: servicesOf(config, machines, phpGroups, applications),
+    services: servicesOf(config.mutualised?.vip, machines, phpGroups, applications),
     reachable: reachableBySites(config),
     ...(authority === undefined ? {} : { redisAuthority: authority }),
   };
 }
-
-/** Ports of a site on its group's address: its own, and that of its trial. */
-const portsOf = ({ port, php: { trial } }: Site): number[] => [port, ...(trial ? [trial.port] : [])];
 
 /** Of the fleet's own network, which is closed to sites' code, what they need: see `fleet:network.openToSites`. */
 function reachableBySites({ network, mutualised, dedicated, moodle, redis, memcached, mail }: StackConfig): string[] {
@@ -990,24 +988,4 @@ function reachableBySites({ network, mutualised, dedicated, moodle, redis, memca
   const stores = [redis?.address, ...(memcached?.servers ?? []).map((server) => server.split(":")[0])];
   const all = [...vips, ...stores, mail?.relay, ...network.nameservers, ...network.openToSites].filter((a) => a !== undefined);
   return [...new Set(all)].filter((a) => inNetwork(a, network.cidr)).sort();
-}
-
-/** The typed list from which the directors balance: web on 80 and 443, each PHP group on its sites' ports. */
-function servicesOf(
-  config: Fleet["config"],
-  machines: readonly Machine[],
-  groups: readonly PhpGroup[],
-  applications: readonly Application[],
-): VirtualService[] {
-  const servers = (of: readonly Machine[]): VirtualService["realServers"] => of.map(({ name, address }) => ({ name, address }));
-  const web: VirtualService[] = config.mutualised
-    ? [{ name: "web", vip: config.mutualised.vip, ports: [80, 443], realServers: servers(machines.filter((m) => m.role === "apache")) }]
-    : [];
-  const php = groups
-    .filter((g) => g.sites.length > 0)
-    .map((g) => ({ name: g.name, vip: g.vip, ports: g.sites.flatMap(portsOf).sort((a, b) => a - b), realServers: servers(g.machines) }));
-  const moodle = applications
-    .filter((a) => a.role === "moodle")
-    .map((a) => ({ name: a.name, vip: a.vip, ports: [80, 443], realServers: servers(a.machines) }));
-  return [...web, ...php, ...moodle];
 }

@@ -129,6 +129,8 @@ export interface PhpGroup {
 /** A balanced service: addresses and ports, and who answers for them. */
 export interface VirtualService {
   readonly name: string;
+  /** `web` is asked by visitors, to whom the directors answer themselves where no server is left; `php` by Apache, which does. */
+  readonly kind: "web" | "php";
   readonly vip: string;
   readonly ports: readonly number[];
   readonly realServers: readonly { readonly name: string; readonly address: string }[];

@@ -12,6 +12,8 @@ export function createBalancers(platform: Platform): Member[] {
     virtualRouterId: balancers.virtualRouterId,
     advertSeconds: seconds(balancers.advertInterval) ?? 1,
     checkSeconds: seconds(balancers.checkInterval) ?? 1,
+    checkTimeoutSeconds: seconds(balancers.checkTimeout) ?? 0.7,
+    connectionSync: balancers.connectionSync,
   };
   return [...new LvsPair("lvs", { platform, machines, settings, services: fleet.services }, { providers }).members];
 }

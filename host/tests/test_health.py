@@ -167,6 +167,7 @@ TCP  0A4D0064:0050 wlc
   -> 0A4D0016:0050      Route   0      2          7
   -> 0A4D0015:0050      Route   1      0          324
 TCP  0A4D0065:2711 wlc
+  -> 7F000002:2711      Route   1      0          0
 """
 
 
@@ -367,6 +368,55 @@ class Looking(unittest.TestCase):
                 self.assertRaises(TimeoutError, health.check_fastcgi, site, mock.Mock())
                 (machine.root / "sites-a.slice/a.service/pids.current").unlink()
                 self.assertRaises(TimeoutError, health.check_fastcgi, site, mock.Mock())
+
+    def wedged(self, cpu, heard=True, pids="2\n"):
+        """What is said of a site that takes a connection and never answers, and after how long. `cpu` gives what
+        its processes have used whenever they are looked at."""
+        machine = Machine()
+        self.addCleanup(machine.close)
+        machine.write("/sites-a.slice/a.service/pids.current", pids)
+        used = iter(cpu)
+        looker = health.Health({})
+        if heard:
+            looker.quiet.heard("a.service", 1)
+        with (
+            socket.create_server(("127.0.0.1", 0)) as held,
+            mock.patch.object(health.probes, "SITES", str(machine.root)),
+            mock.patch.object(health.probes, "cpu_used", lambda unit: next(used)),
+            mock.patch.object(health, "SITE_SECONDS", 1.0),
+        ):
+            site = {"address": "127.0.0.1", "port": held.getsockname()[1], "path": "/ping", "unit": "a.service", "children": 2}
+            begun = time.monotonic()
+            try:
+                said = health.check_fastcgi(site, looker)
+            except TimeoutError as error:
+                said = str(error)
+            return said, time.monotonic() - begun
+
+    def test_a_site_that_takes_connections_and_does_nothing_is_wedged_and_known_to_be_within_half_a_second(self):
+        said, seconds = self.wedged(cpu=[7] * 99)
+        self.assertEqual(health.WEDGED, said)
+        self.assertLess(seconds, 0.5)
+
+    def test_a_site_that_is_slow_and_at_work_or_starting_or_busy_or_was_paused_once_is_not_wedged(self):
+        for what, given, said in (
+            ("at work", {"cpu": range(99)}, "timed out"),
+            ("starting", {"cpu": [7] * 99, "heard": False}, "timed out"),
+            ("busy", {"cpu": [7] * 99, "pids": "3\n"}, ""),
+            ("paused", {"cpu": [number for number in range(50) for _ in range(2)]}, "timed out"),
+            ("gone", {"cpu": [None] * 99}, "timed out"),
+        ):
+            with self.subTest(what):
+                self.assertEqual(said, self.wedged(**given)[0])
+
+    def test_a_machine_all_of_whose_running_sites_are_wedged_is_not_ready_and_one_that_has_another_is(self):
+        looker = health.Health({"checks": [{"name": name, "kind": "fastcgi", "unit": name} for name in "abc"]})
+        looker.seen, looker.results, looker.asleep = float("inf"), {"a": health.WEDGED, "b": "", "c": ""}, {"c"}
+        self.assertEqual(200, looker.answer()[0])
+        looker.results["b"] = health.WEDGED
+        self.assertEqual(503, looker.answer()[0])
+        looker.results["b"] = "its answer is not FPM's status"
+        self.assertEqual(200, looker.answer()[0])
 
     def test_a_result_serves_for_a_while(self):
         asked = []

@@ -4,6 +4,7 @@ import type { HostContent } from "../content";
 import { programFile } from "../programs";
 import { render } from "../render";
 import { kernelPart, trialCheck, unitDirectory, unitFile } from "../system/system";
+import { unreachedFile } from "./reach";
 
 /** What the pair of directors is told beside its services. */
 export interface DirectorSettings {
@@ -13,7 +14,14 @@ export interface DirectorSettings {
   readonly advertSeconds: number;
   /** Seconds between two checks of a real server. */
   readonly checkSeconds: number;
+  /** Seconds that a check waits for its server. */
+  readonly checkTimeoutSeconds: number;
+  /** Whether the live one tells the other of its connections. */
+  readonly connectionSync: boolean;
 }
+
+/** Seconds between a check that failed and the one that decides; see fleet:balancers.checkTimeout. */
+const checkPause = 0.4;
 
 /** How connections are spread, in the words of ipvsadm and in its order: so the kernel's answer can be compared. */
 const scheduler = { name: "mh", flags: ["mh-fallback", "mh-port"] } as const;
@@ -29,6 +37,7 @@ export function keepalivedPart(
   const unit = "fleet-keepalived.service";
   const view = {
     leaving: "/run/fleet-keepalived/leaving",
+    unreached: unreachedFile,
     name: machine.name,
     address: machine.address,
     interface: "eth0",
@@ -36,12 +45,16 @@ export function keepalivedPart(
     priority: 150 - 50 * pair.findIndex((m) => m.name === machine.name),
     advertInterval: settings.advertSeconds,
     checkInterval: settings.checkSeconds,
+    checkTimeout: settings.checkTimeoutSeconds,
+    checkPause,
+    connectionSync: settings.connectionSync,
     healthPort,
     scheduler,
     peers: pair.filter((m) => m.name !== machine.name).map((m) => m.address),
     vips: [...new Set(services.map((s) => s.vip))],
     services: services.map((s) => ({
       name: s.name,
+      sorry: s.kind === "web",
       ports: s.ports.map((port) => ({ vip: s.vip, port })),
       realServers: s.realServers,
     })),

@@ -1,6 +1,7 @@
 import * as fs from "fs";
 import * as path from "path";
 import { describe, expect, it } from "vitest";
+import { directorParts } from "../../components/lvs-pair";
 import { rolloutOf } from "../../components/tier";
 import { loadFleet } from "../../config/load";
 import type { Fleet, Machine } from "../../config/model";
@@ -9,7 +10,6 @@ import { trialTokenFile } from "../../templates/apache/php-trial";
 import { applicationParts, secretsText } from "../../templates/application/application";
 import { bundle } from "../../templates/bundle";
 import { join, type HostContent } from "../../templates/content";
-import { keepalivedPart } from "../../templates/lvs/keepalived";
 import { mountPart } from "../../templates/nas/mount";
 import { nasServerPart } from "../../templates/nas/server";
 import { builderPart } from "../../templates/php/builder";
@@ -37,7 +37,7 @@ const group = {
   sites: written.sites.map((site) => (site.name === "wiki" ? { ...site, cron: [entry], php: { ...site.php, environment } } : site)),
 };
 const around = { apacheAddresses: ["10.77.0.21", "10.77.0.22"], network: { denied: ["10.77.0.0/24"], allowed: fleet.reachable } };
-const settings = { virtualRouterId: 51, advertSeconds: 1, checkSeconds: 1 };
+const settings = { virtualRouterId: 51, advertSeconds: 1, checkSeconds: 1, checkTimeoutSeconds: 0.7, connectionSync: true };
 const directors = fleet.machines.filter((m) => m.role === "director");
 
 /** Applications are prod's: the lab's stack has none of its own. */
@@ -61,7 +61,7 @@ function trialContent(): Partial<HostContent>[] {
 
 /** What each role's VM contains in the lab's stack. */
 const contents: Record<string, readonly Partial<HostContent>[]> = {
-  lb1: [keepalivedPart(machine("lb1"), directors, settings, fleet.services)],
+  lb1: directorParts(machine("lb1"), directors, settings, fleet.services),
   web1: [
     vipPart([mutualised.vip]),
     mountPart(nas, "ro", "none"),

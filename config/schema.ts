@@ -107,7 +107,9 @@ export const balancersSchema = z.strictObject({
    * after at most checkInterval + 2 checkTimeout + 0.4 s, by default 2.8 s; one that stands still for less than
    * 2 checkTimeout + 0.4 s may stay. A health responder answers within 0.3 s, whatever hangs behind it.
    */
-  checkTimeout: duration.refine((s) => within(s, 0.4, 10), { error: 'a duration from "0.4 seconds" to "10 seconds"' }).default("0.7 seconds"),
+  checkTimeout: duration
+    .refine((s) => within(s, 0.4, 10), { error: 'a duration from "0.4 seconds" to "10 seconds"' })
+    .default("0.7 seconds"),
   /**
    * Whether the live director tells the other of its connections, so that those to a server which takes no new ones
    * outlive a fail-over too. The others do without it: see docs/decisions/0008.

@@ -39,5 +39,4 @@ export function servicesOf(
   ];
 }
 
-const serversOf = (machines: readonly Machine[]): VirtualService["realServers"] =>
-  machines.map(({ name, address }) => ({ name, address }));
+const serversOf = (machines: readonly Machine[]): VirtualService["realServers"] => machines.map(({ name, address }) => ({ name, address }));

@@ -15,7 +15,12 @@ export function reachPart(partners: readonly Machine[]): Partial<HostContent> {
   return {
     packages: ["python3"],
     files: [unitFile(unit, render(__dirname, unit, view)), programFile("reach.py")],
-    units: [{ name: unit, restart: [`${unitDirectory}/${unit}`, ...["reach.py", "ipvs.py", "probes.py"].map((name) => `${programDirectory}/${name}`)] }],
+    units: [
+      {
+        name: unit,
+        restart: [`${unitDirectory}/${unit}`, ...["reach.py", "ipvs.py", "probes.py"].map((name) => `${programDirectory}/${name}`)],
+      },
+    ],
     health: [{ name: "reach of the directors", kind: "unit", unit }],
   };
 }

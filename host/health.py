@@ -13,7 +13,7 @@ that left the balancing for that would leave with all the others. A JSON object 
 visitor would: {live, doors: {"vip:port": what is wrong, or nothing}}. One that is live asks none: its
 connections would come from the VIP itself, be answered to nobody, and count as open for a minute. GET /quiet
 tells for how many seconds nobody but the responder has asked a site for anything: {unit: seconds}, of the sites
-whose service runs; see rest.py. FILE is JSON:
+whose service runs; GET /wedged which of them are wedged: [unit]; see rest.py. FILE is JSON:
 
     listen, port   where to answer
     vips           on a director: its virtual addresses
@@ -364,6 +364,10 @@ class Health:
         waits = patience > CHECK_SECONDS and (not begun or time.monotonic() - begun[0] < patience)
         return self.results.get(name, "") if waits else f"no answer for {patience:g} s"
 
+    def wedged(self) -> list[str]:
+        results = self.look()
+        return [check["unit"] for check in self.checks if results.get(check["name"]) == WEDGED]
+
     def answer(self) -> tuple[int, dict]:
         results, drained = self.look(), os.path.exists(DRAIN)
         sites = {name: reason or "ok" for name, reason in results.items() if name in self.sites}
@@ -384,6 +388,8 @@ def handler(health: Health) -> type[BaseHTTPRequestHandler]:
             elif self.path == "/quiet":
                 health.look()  # where no balancer asks, the last one may be long ago
                 status, answer = 200, health.quiet.seconds()
+            elif self.path == "/wedged":
+                status, answer = 200, health.wedged()
             elif self.path == "/balancer" and health.vips:
                 status, answer = 200, {"live": is_live(health.vips), "services": ipvs.table()}
             elif self.path == "/through" and health.vips:

@@ -412,9 +412,9 @@ class Looking(unittest.TestCase):
     def test_a_machine_all_of_whose_running_sites_are_wedged_is_not_ready_and_one_that_has_another_is(self):
         looker = health.Health({"checks": [{"name": name, "kind": "fastcgi", "unit": name} for name in "abc"]})
         looker.seen, looker.results, looker.asleep = float("inf"), {"a": health.WEDGED, "b": "", "c": ""}, {"c"}
-        self.assertEqual(200, looker.answer()[0])
+        self.assertEqual((200, ["a"]), (looker.answer()[0], looker.wedged()))
         looker.results["b"] = health.WEDGED
-        self.assertEqual(503, looker.answer()[0])
+        self.assertEqual((503, ["a", "b"]), (looker.answer()[0], looker.wedged()))
         looker.results["b"] = "its answer is not FPM's status"
         self.assertEqual(200, looker.answer()[0])
 

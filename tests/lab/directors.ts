@@ -60,7 +60,7 @@ export async function secondsUntilOut(name: string, happens: () => Promise<unkno
 }
 
 /** Megabytes of the file that downloads are of. */
-const fileMb = 10;
+const fileMb = 15;
 
 /** Puts the file there that {@link startTransfers} downloads. */
 export async function putFile(): Promise<void> {
@@ -71,8 +71,8 @@ export async function putFile(): Promise<void> {
   );
 }
 
-/** Connections that live for about 20 seconds: downloads, and uploads to PHP. `ended` tells what went wrong with each that broke. */
-export function startTransfers(downloads = 8, uploads = 4): { ended: () => Promise<string[]> } {
+/** Connections that live for about 30 seconds: downloads, and uploads to PHP. `ended` tells what went wrong with each that broke. */
+export function startTransfers(downloads = 8, uploads = 2): { ended: () => Promise<string[]> } {
   const words = ["curl", "-sS", "--max-time", "90", "-H", "Host: status.lab.test", "-o", "/dev/null"];
   const download = async (): Promise<string> => {
     const size = fileMb * 1024 * 1024;
@@ -81,7 +81,7 @@ export function startTransfers(downloads = 8, uploads = 4): { ended: () => Promi
     return out === `200 ${size}` ? "" : `download: ${out} ${err.trim()}`;
   };
   const upload = async (): Promise<string> => {
-    const body = `head -c 2000000 /dev/zero | ${[...words, "--limit-rate", "100k", "-w", "%{http_code}", "--data-binary", "@-", `http://${vip}/`].map((w) => `'${w}'`).join(" ")}`;
+    const body = `head -c 3000000 /dev/zero | ${[...words, "--limit-rate", "100k", "-w", "%{http_code}", "--data-binary", "@-", `http://${vip}/`].map((w) => `'${w}'`).join(" ")}`;
     const { out, err } = await inLab("sh", "-c", body);
     return out === "200" ? "" : `upload: ${out} ${err.trim()}`;
   };

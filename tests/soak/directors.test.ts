@@ -83,7 +83,7 @@ describe("connections to a server that takes no new ones", () => {
     try {
       expect((await both((name) => on(name, "sudo ipvsadm --list --daemon"))).join("").trim()).toBe("");
       const broken = await killWhileDraining();
-      process.stdout.write(`\nwithout connection sync: ${broken.length} of 12 connections broke\n`);
+      process.stdout.write(`\nwithout connection sync: ${broken.length} of 10 connections broke\n`);
       expect(broken.length).toBeGreaterThan(0);
     } finally {
       const back = await pulumi(["up", "--yes", "--skip-preview"]);
@@ -136,7 +136,7 @@ describe("the directors do not hear each other, and all else is well", () => {
     const seen = await probe.stop();
     const broken = await transfers.ended();
     process.stdout.write(
-      `\nVRRP cut: failed ${seen.failed} of ${seen.sent}, broken ${broken.length} of 12; one holder ${alone.toFixed(1)} s after, known at ${known}\n`,
+      `\nVRRP cut: failed ${seen.failed} of ${seen.sent}, broken ${broken.length} of 10; one holder ${alone.toFixed(1)} s after, known at ${known}\n`,
     );
     expect(alone).toBeLessThanOrEqual(3);
     expect(known).toBe(holder);

@@ -8,7 +8,7 @@ import socket
 
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 
-SORRY = "127.0.0.2"  # keepalived adds it where a web service has no server left: this machine itself, see sorry.py
+SORRY = "127.0.0.80"  # keepalived adds it where a web service has no server left: this machine itself, see sorry.py
 
 
 def place(text: str) -> tuple[str, int]:

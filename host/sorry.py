@@ -4,7 +4,7 @@
     sorry.py PAGE CERTIFICATE KEY
 
 Answers every request on ports 80 and 443 with 503, Retry-After and the file PAGE. keepalived sends the connections of
-such a service to 127.0.0.2, which with direct routing leaves the address as it was asked for: so this listens on all.
+such a service to 127.0.0.80, which with direct routing leaves the address as it was asked for: so this listens on all.
 One loop serves them all, as everybody comes here at once.
 """
 
@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import ssl
 import sys
+from asyncio import sslproto
 
 # Seconds. A server that answers again is back within two; browsers and crawlers need not know so quickly.
 RETRY_AFTER = 30
@@ -75,6 +76,7 @@ def main() -> int:
         page = source.read()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*sys.argv[2:])
+    sslproto.SSLProtocol.max_size = MOST_BYTES  # of a connection's buffer; 256 KB each would be too much for all of them
     asyncio.run(run(page, {80: None, 443: context}))
     return 0
 

@@ -54,7 +54,7 @@ describe("everything that is balanced is in one list", () => {
   it("a service of visitors has the sorry page, one that Apache asks has not", () => {
     const [text = ""] = written(fleet);
     const sections = text.split(/^virtual_server group /m).slice(1);
-    expect(sections.map((s) => [s.split(" ")[0], s.includes("sorry_server 127.0.0.2\n")])).toEqual(
+    expect(sections.map((s) => [s.split(" ")[0], s.includes("sorry_server 127.0.0.80\n")])).toEqual(
       fleet.services.map((s) => [s.name, s.kind === "web"]),
     );
   });

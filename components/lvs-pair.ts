@@ -1,8 +1,9 @@
 import * as pulumi from "@pulumi/pulumi";
 import type { Machine, VirtualService } from "../config/model";
 import type { HostContent } from "../templates/content";
-import { keepalivedPart, type DirectorSettings } from "../templates/lvs/keepalived";
+import { keepalivedPart } from "../templates/lvs/keepalived";
 import { reachPart } from "../templates/lvs/reach";
+import type { DirectorSettings } from "../templates/lvs/settings";
 import { sorryPart } from "../templates/lvs/sorry";
 import { keepApart } from "./anti-affinity";
 import { createTier, type Member, type Platform } from "./tier";
@@ -48,5 +49,5 @@ export function directorParts(
   services: readonly VirtualService[],
 ): Partial<HostContent>[] {
   const partners = pair.filter((m) => m.name !== machine.name);
-  return [sorryPart(), keepalivedPart(machine, pair, settings, services), reachPart(partners)];
+  return [sorryPart(), keepalivedPart(machine, pair, settings, services), reachPart(partners, settings)];
 }

@@ -105,10 +105,11 @@ export const balancersSchema = z.strictObject({
   /**
    * How long a check waits for its server. Two in a row must fail, 0.4 s apart: a dead server is out of the balancing
    * after at most checkInterval + 2 checkTimeout + 0.4 s, by default 2.8 s; one that stands still for less than
-   * 2 checkTimeout + 0.4 s may stay. A health responder answers within 0.3 s, whatever hangs behind it.
+   * 2 checkTimeout + 0.4 s may stay. A health responder answers within 0.3 s, whatever hangs behind it. A candidate is
+   * tried for 6 s beside checkInterval, so at most 2.5 seconds.
    */
   checkTimeout: duration
-    .refine((s) => within(s, 0.4, 10), { error: 'a duration from "0.4 seconds" to "10 seconds"' })
+    .refine((s) => within(s, 0.4, 2.5), { error: 'a duration from "0.4 seconds" to "2.5 seconds"' })
     .default("0.7 seconds"),
   /**
    * Whether the live director tells the other of its connections, so that those to a server which takes no new ones

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """reach: has this director give the virtual addresses away while the other one reaches servers that it does not.
 
-    reach.py FILE PARTNER...
+    reach.py FILE LOOKS PARTNER...
 
 PARTNER is the `address:port` of the other director's health responder. Every second this looks whether each service of
 /etc/fleet/balancing.json has a server with a weight in the kernel's table. Where one has none, it asks the partner for
@@ -27,8 +27,6 @@ import probes
 
 ROOT = ipvs.ROOT
 LOOK_SECONDS = float(os.environ.get("FLEET_LOOK_SECONDS", "1"))
-# The directors may differ for up to 3 s about a server that has just died or come back.
-LOOKS = 5
 ASK_SECONDS = 1.0
 
 
@@ -70,14 +68,14 @@ def tell(file: str, value: int) -> None:
 
 
 def main() -> int:
-    if len(sys.argv) < 3:
-        print("usage: reach.py FILE PARTNER...", file=sys.stderr)
+    if len(sys.argv) < 4:
+        print("usage: reach.py FILE LOOKS PARTNER...", file=sys.stderr)
         return 2
-    file, partners = sys.argv[1], sys.argv[2:]
+    file, looks, partners = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
     worse = 0
     while True:
         worse = worse + 1 if look(partners) else 0
-        tell(file, int(worse >= LOOKS))
+        tell(file, int(worse >= looks))
         time.sleep(LOOK_SECONDS)
 
 

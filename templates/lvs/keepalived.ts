@@ -5,23 +5,7 @@ import { programFile } from "../programs";
 import { render } from "../render";
 import { kernelPart, trialCheck, unitDirectory, unitFile } from "../system/system";
 import { unreachedFile } from "./reach";
-
-/** What the pair of directors is told beside its services. */
-export interface DirectorSettings {
-  /** VRRP identity on the segment. */
-  readonly virtualRouterId: number;
-  /** Seconds between advertisements. */
-  readonly advertSeconds: number;
-  /** Seconds between two checks of a real server. */
-  readonly checkSeconds: number;
-  /** Seconds that a check waits for its server. */
-  readonly checkTimeoutSeconds: number;
-  /** Whether the live one tells the other of its connections. */
-  readonly connectionSync: boolean;
-}
-
-/** Seconds between a check that failed and the one that decides; see fleet:balancers.checkTimeout. */
-const checkPause = 0.4;
+import { checkPause, type DirectorSettings } from "./settings";
 
 /** How connections are spread, in the words of ipvsadm and in its order: so the kernel's answer can be compared. */
 const scheduler = { name: "mh", flags: ["mh-fallback", "mh-port"] } as const;

@@ -6,6 +6,7 @@ import { loadFleet } from "../../config/load";
 import type { Fleet } from "../../config/model";
 import { seconds } from "../../config/units";
 import { join } from "../../templates/content";
+import { secondsUntilOut } from "../../templates/lvs/settings";
 import { exampleFleet, writtenStack } from "./example";
 
 const root = path.join(__dirname, "..", "..");
@@ -70,6 +71,7 @@ describe("what the directors are told", () => {
     expect(value(text, "retry")).toBe(1);
     const worst = value(text, "delay_loop") + 2 * value(text, "connect_timeout") + value(text, "delay_before_retry");
     expect(worst).toBeCloseTo(2.8);
+    expect(secondsUntilOut(settings)).toBeCloseTo(worst);
   });
 
   it("the check that decides is of another look than the one before, and each waits twice as long as a responder takes", () => {
@@ -100,7 +102,7 @@ describe("what the directors are told", () => {
     ["advertInterval", "0.05 seconds", 'a duration from "0.1 seconds" to "40 seconds"'],
     ["advertInterval", "1 minute", 'a duration from "0.1 seconds" to "40 seconds"'],
     ["checkInterval", "2 minutes", 'a duration of at most "60 seconds"'],
-    ["checkTimeout", "0.2 seconds", 'a duration from "0.4 seconds" to "10 seconds"'],
+    ["checkTimeout", "0.2 seconds", 'a duration from "0.4 seconds" to "2.5 seconds"'],
   ])("%s of %s is refused with what is allowed", (key, given, allowed) => {
     const stack = writtenStack("lab");
     const changed = { ...stack.config, balancers: { ...(stack.config["balancers"] as object), [key]: given } };

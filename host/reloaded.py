@@ -1,13 +1,15 @@
 #!/usr/bin/python3
-"""portless: give a port to the real servers that keepalived's reload enters without one.
+"""reloaded: finish in the kernel's table what keepalived's reload leaves undone.
 
-    portless.py
+    reloaded.py
 
 keepalived before 2.3 (Debian 12 has 2.2.7; its issue 2253) enters the servers of a port that is new in a group with
 port 0 and weight 1. It balances them, and never takes them away: what it says later of the server's health goes to
 an entry with the port. So each is entered again as keepalived should have, with the weight that the server has in
-the services of before. Run by the service's reload, which keepalived does in its own time: the wanted services are
-waited for. Exit status: 0, also where nothing was to be done.
+the services of before. Its own books have port 0 for them still, and where such a port or server goes by a later
+reload, it asks the kernel for an entry that is not there, and gives up on the rest: so what the bundle does not
+want is removed here. Run by the service's reload, which keepalived does in its own time: it is waited for.
+Exit status: 0, also where nothing was to be done.
 """
 
 from __future__ import annotations
@@ -24,24 +26,30 @@ import ipvs
 
 ROOT = ipvs.ROOT
 SECONDS = float(os.environ.get("FLEET_RELOAD_SECONDS", "5"))  # a reload takes keepalived a fraction of one
+OWN_SECONDS = SECONDS / 5  # for what keepalived removes by itself
+
+Entry = tuple[str, str, int, int]
 
 
-def entries() -> list[tuple[str, str, int, int]]:
-    """Service, address, port and weight of each real server of each TCP service."""
-    found, service = [], ""
+def entries() -> tuple[set[str], list[Entry]]:
+    """The TCP services, and service, address, port and weight of each of their real servers."""
+    services: set[str] = set()
+    found: list[Entry] = []
+    service = ""
     try:
         with open(f"{ROOT}/proc/net/ip_vs", encoding="ascii") as lines:
             for line in lines:
                 match line.split():
                     case ["TCP", place, *_]:
                         service = "{}:{}".format(*ipvs.place(place))
+                        services.add(service)
                     case ["UDP" | "SCTP" | "FWM", *_]:
                         service = ""
                     case ["->", server, "Route", weight, *_] if service:
                         found.append((service, *ipvs.place(server), int(weight)))
     except FileNotFoundError:
-        return []  # before the kernel's module is loaded nothing is balanced
-    return found
+        pass  # before the kernel's module is loaded nothing is balanced
+    return services, found
 
 
 def ipvsadm(*words: str) -> None:
@@ -50,7 +58,7 @@ def ipvsadm(*words: str) -> None:
     print(f"ipvsadm {' '.join(words)} {done.stderr.strip()}".strip(), file=sys.stderr)
 
 
-def mend(found: list[tuple[str, str, int, int]]) -> None:
+def give_ports(found: list[Entry]) -> None:
     for service, address, port, _ in found:
         if port:
             continue
@@ -61,15 +69,27 @@ def mend(found: list[tuple[str, str, int, int]]) -> None:
         ipvsadm("--delete-server", "--tcp-service", service, "--real-server", f"{address}:0")
 
 
+def remove(services: set[str], servers: set[tuple[str, str, int]]) -> None:
+    for service in sorted(services):
+        ipvsadm("--delete-service", "--tcp-service", service)
+    for service, address, port in sorted(servers):
+        ipvsadm("--delete-server", "--tcp-service", service, "--real-server", f"{address}:{port}")
+
+
 def main() -> int:
     with open(f"{ROOT}/etc/fleet/balancing.json", encoding="utf-8") as source:
-        services = json.load(source)["services"]
-    wanted = {(service, server) for service, servers in services.items() for server in servers}
-    limit = time.monotonic() + SECONDS
+        wanted = json.load(source)["services"]
+    start = time.monotonic()
     while True:
-        found = entries()
-        mend(found)
-        if wanted <= {(service, address) for service, address, port, _ in found if port} or time.monotonic() >= limit:
+        services, found = entries()
+        give_ports([entry for entry in found if entry[1] in wanted.get(entry[0], [])])
+        missing = {(s, a) for s in wanted for a in wanted[s]} - {(s, a) for s, a, port, _ in found if port}
+        surplus = services - wanted.keys()
+        servers = {(s, a, port) for s, a, port, _ in found if s in wanted and a not in wanted[s]}
+        waited = time.monotonic() - start
+        if waited >= OWN_SECONDS:
+            remove(surplus, servers)
+        if not (missing or surplus or servers) or waited >= SECONDS:
             return 0
         time.sleep(0.1)
 

@@ -25,8 +25,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I lea
 import ipvs
 
 ROOT = ipvs.ROOT
-SECONDS = float(os.environ.get("FLEET_RELOAD_SECONDS", "5"))  # a reload takes keepalived a fraction of one
-OWN_SECONDS = SECONDS / 5  # for what keepalived removes by itself
+SECONDS = float(os.environ.get("FLEET_RELOAD_SECONDS", "5"))  # without a change of the table: a reload takes a fraction of one
+OWN_SECONDS = SECONDS / 5  # likewise, for what keepalived removes by itself
 
 Entry = tuple[str, str, int, int]
 
@@ -79,18 +79,21 @@ def remove(services: set[str], servers: set[tuple[str, str, int]]) -> None:
 def main() -> int:
     with open(f"{ROOT}/etc/fleet/balancing.json", encoding="utf-8") as source:
         wanted = json.load(source)["services"]
-    start = time.monotonic()
+    seen: object = None
+    since = 0.0
     while True:
         services, found = entries()
+        if seen != (now := (services, {entry[:3] for entry in found})):
+            seen, since = now, time.monotonic()  # hundreds of ports take a while: what counts is that it goes on
         give_ports([entry for entry in found if entry[1] in wanted.get(entry[0], [])])
         missing = {(s, a) for s in wanted for a in wanted[s]} - {(s, a) for s, a, port, _ in found if port}
         surplus = services - wanted.keys()
         servers = {(s, a, port) for s, a, port, _ in found if s in wanted and a not in wanted[s]}
-        waited = time.monotonic() - start
-        if waited >= OWN_SECONDS:
-            remove(surplus, servers)
-        if not (missing or surplus or servers) or waited >= SECONDS:
+        still = time.monotonic() - since
+        if not (missing or surplus or servers) or still >= SECONDS:
             return 0
+        if still >= OWN_SECONDS:
+            remove(surplus, servers)
         time.sleep(0.1)
 
 

@@ -93,6 +93,14 @@ class Reloading(unittest.TestCase):
         self.assertNotIn(self.GONE[0], self.machine.read("/proc/net/ip_vs"))
         self.assertNotIn("--add-server", said)
 
+    def test_a_long_reload_is_waited_for_as_long_as_it_goes_on(self):
+        self.table(*self.GONE)  # goes after 0.6 s, and what comes later than the 3 s comes less than 3 s after that
+        late = threading.Timer(3.3, self.table, [NEW, "  -> 0A4D001F:0000  Route 1 0 0", "  -> 0A4D0020:0000  Route 1 0 0"])
+        late.start()
+        self.addCleanup(late.join)
+        self.reload()
+        self.assertEqual(self.RIGHT, self.servers())
+
     def test_keepalived_removes_them_itself_where_it_can(self):
         right = [NEW, *(f"  -> {server}  Route {weight} 0 0" for server, weight in self.RIGHT)]
         self.table(*right, *self.GONE)

@@ -38,6 +38,20 @@ export interface HostConfigArgs {
   holdSeconds?: number;
 }
 
+/** converge, and what it imports. */
+export const convergePrograms = [
+  "bundle.py",
+  "converge.py",
+  "drift.py",
+  "ipvs.py",
+  "kernel.py",
+  "plan.py",
+  "probes.py",
+  "rollout.py",
+  "slumber.py",
+  "store.py",
+];
+
 /** Debian's units of services that a VM runs by a unit of the fleet's own, or not at all. */
 export function unwantedUnits(content: Pick<HostContent, "units">): string[] {
   const wanted = content.units.map((u) => u.name);
@@ -85,11 +99,10 @@ export class HostConfig extends pulumi.ComponentResource {
       .all([args.digestKey, texts])
       .apply(([key, all]) => Object.fromEntries(Object.entries(all).map(([name, text]) => [name, secretDigest(key, text)])));
 
-    const programs = ["bundle.py", "converge.py", "drift.py", "ipvs.py", "kernel.py", "plan.py", "probes.py", "rollout.py", "store.py"];
     const baseInput = pulumi.all([...(args.artefacts ?? [])]).apply((artefacts) => ({
       host: host.name,
       packages: content.packages,
-      programs: Object.fromEntries(programs.map((name) => [name, hostProgram(name)])),
+      programs: Object.fromEntries(convergePrograms.map((name) => [name, hostProgram(name)])),
       filesystems: args.filesystems ?? [],
       artefacts,
       disable: unwantedUnits(content),

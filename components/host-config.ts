@@ -40,6 +40,20 @@ export interface HostConfigArgs {
   holdSeconds?: number;
 }
 
+/** converge, and what it imports. */
+export const convergePrograms = [
+  "bundle.py",
+  "converge.py",
+  "drift.py",
+  "ipvs.py",
+  "kernel.py",
+  "plan.py",
+  "probes.py",
+  "rollout.py",
+  "slumber.py",
+  "store.py",
+];
+
 /** Debian's units of services that a VM runs by a unit of the fleet's own, or not at all. */
 export function unwantedUnits(content: Pick<HostContent, "units">): string[] {
   const wanted = content.units.map((u) => u.name);
@@ -87,12 +101,11 @@ export class HostConfig extends pulumi.ComponentResource {
       .all([args.digestKey, texts])
       .apply(([key, all]) => Object.fromEntries(Object.entries(all).map(([name, text]) => [name, secretDigest(key, text)])));
 
-    const programs = ["bundle.py", "converge.py", "drift.py", "ipvs.py", "kernel.py", "plan.py", "probes.py", "rollout.py", "store.py"];
     const installed = pulumi.all([pulumi.all([...(args.artefacts ?? [])]), pulumi.all([...(args.code ?? [])])]);
     const baseInput = installed.apply(([artefacts, code]) => ({
       host: host.name,
       packages: content.packages,
-      programs: Object.fromEntries(programs.map((name) => [name, hostProgram(name)])),
+      programs: Object.fromEntries(convergePrograms.map((name) => [name, hostProgram(name)])),
       filesystems: args.filesystems ?? [],
       artefacts,
       ...(code.length > 0 ? { code } : {}),

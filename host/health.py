@@ -56,6 +56,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I lea
 
 import ipvs
 import probes
+import slumber
 
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 DRAIN = f"{ROOT}/run/fleet/drain"
@@ -158,6 +159,11 @@ def runs(unit: str) -> bool:
     return os.path.islink(f"{UNITS}/invocation:{unit}")
 
 
+def awake(unit: str) -> bool:
+    """Whether a site may be asked without waking it."""
+    return runs(unit) and not slumber.stopping(unit)
+
+
 def listening() -> set[tuple[str, int]]:
     """Addresses and ports that somebody listens on: the first part of the kernel's table. Connecting
     would wake the site."""
@@ -210,6 +216,8 @@ class Quiet:
 
 
 def check_fastcgi(check: dict, health: Health) -> str:
+    if not awake(check["unit"]):
+        return ""  # it has gone to sleep while this check waited for its turn: the next look finds it so
     unit, used = check["unit"], [probes.cpu_used(check["unit"])]
 
     def wedged() -> bool:
@@ -233,8 +241,8 @@ def check_fastcgi(check: dict, health: Health) -> str:
 
 
 def sleeping(checks: list[dict]) -> dict[str, str]:
-    """Sites whose service does not run, and what is wrong with each: many of them cost one look."""
-    asleep = [check for check in checks if check["kind"] == "fastcgi" and not runs(check["unit"])]
+    """Sites whose service does not run, or is being stopped, and what is wrong with each: many of them cost one look."""
+    asleep = [check for check in checks if check["kind"] == "fastcgi" and not awake(check["unit"])]
     held = listening() if asleep else set()
     places = {check["name"]: (check["address"], check["port"]) for check in asleep}
     return {name: "" if place in held else "nobody listens on {}:{}".format(*place) for name, place in places.items()}

@@ -20,6 +20,10 @@ import sys
 import time
 import urllib.request
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
+
+import slumber
+
 ANSWER_SECONDS = 5
 WEDGED_LOOKS = 3  # a second apart: a pause of the machine must not end a site that is well
 LEFT_SECONDS = 300  # longest that FPM lets a request take: request_terminate_timeout in fpm.conf
@@ -115,7 +119,7 @@ def main() -> int:
         return 1
     if units:
         print(f"nobody asks for anything: {' '.join(units)}", flush=True)
-        return subprocess.run(["systemctl", "stop", "--no-block", "--", *units], check=False).returncode
+        return slumber.stop(units)
     return 0
 
 

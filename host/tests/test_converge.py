@@ -486,12 +486,20 @@ class Probing(OnAMachine):
         self.assertIn("no answer", self.probe(**asked, path="/other", contains="pong").stderr)
 
     def test_a_site_that_slept_sleeps_again_when_it_was_proved_and_one_that_ran_runs_on(self):
-        for state, expected in (("inactive", ["stop --no-block -- a.service"]), ("active", [])):
+        for state, expected in (("inactive", ["stop -- a.service"]), ("active", [])):
             self.machine.write("/units/a.service", f"{state}\n")
             self.machine.calls()
             done = self.probe(kind="exec", argv=["/usr/bin/true"], site="a", unit="a.service", children=1)
             self.assertEqual(0, done.returncode, done.stderr)
             self.assertEqual(expected, [call for call in self.machine.calls() if "a.service" in call])
+
+    def test_where_one_fails_its_whole_time_those_that_wait_for_their_turn_are_not_made(self):
+        asked = self.machine.root / "asked"
+        argv = ["/bin/sh", "-c", f"echo >> {asked}; exit 1"]
+        done = self.machine.apply(bundle(*(record("probe", name=f"p{n}", kind="exec", argv=argv, within=1) for n in range(40))))
+        told = done.stderr.count(" failed for 1 s: ")
+        self.assertEqual((1, True), (done.returncode, 0 < told <= 16), done.stderr)
+        self.assertIn(f"{40 - told} probes more were not made", done.stderr)
 
     def test_a_probe_is_tried_until_its_time_is_over(self):
         flag = self.machine.root / "flag"

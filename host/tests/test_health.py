@@ -14,6 +14,7 @@ from unittest import mock
 
 import health
 import probes
+import slumber
 from tests.machine import HOST, PYTHON, Machine
 from tests.stand_ins import fastcgi_server, free_port, web_server
 
@@ -110,6 +111,29 @@ class Serving(Responder):
             self.assertEqual(([], [], []), select.select([held], [], [], 0))
         status, body = self.after_cache()
         self.assertEqual((503, f"nobody listens on 127.0.0.1:{port}"), (status, body["sites"]["a"]))
+
+    def test_a_site_that_is_being_stopped_is_not_asked_and_one_whose_stop_was_left_is(self):
+        port = fastcgi_server(self)
+        self.runs("a.service")
+        self.start(self.site("a", port))
+        self.after_cache()
+        self.assertEqual(["a.service"], list(self.ask("/quiet")[1]))
+        mark = "/run/fleet-rest/stopping/a.service"
+        self.machine.write(mark, "")
+        self.after_cache()
+        self.assertEqual({}, self.ask("/quiet")[1])
+        os.utime(f"{self.machine.root}{mark}", (0, time.time() - slumber.STOP_SECONDS - 1))
+        self.after_cache()
+        self.assertEqual(["a.service"], list(self.ask("/quiet")[1]))
+
+    def test_a_site_that_went_to_sleep_while_its_check_waited_is_not_woken_by_it(self):
+        with socket.create_server(("127.0.0.1", 0)) as held:
+            site = {"address": "127.0.0.1", "port": held.getsockname()[1], "path": "/ping", "unit": "a.service", "children": 2}
+            self.assertEqual("", health.check_fastcgi(site, mock.Mock()))
+            self.assertEqual(([], [], []), select.select([held], [], [], 0))
+            with mock.patch.object(health, "runs", lambda unit: True), mock.patch.object(health, "SITE_SECONDS", 0.1):
+                self.assertRaises(TimeoutError, health.check_fastcgi, site, mock.Mock())
+            self.assertEqual([held], select.select([held], [], [], 0)[0])
 
     def test_a_site_is_quiet_from_the_last_time_that_anybody_else_asked_it(self):
         port = fastcgi_server(self)

@@ -75,7 +75,7 @@ class Resting(unittest.TestCase):
     def test_the_sites_that_are_quiet_long_enough_are_stopped_and_no_other(self):
         port = serve(self, http.server.HTTPServer(("127.0.0.1", 0), Quiet))
         self.assertEqual(0, self.rest(port).returncode)
-        self.assertEqual(["stop --no-block -- fleet-site-a.service fleet-site-c.service"], self.machine.calls())
+        self.assertEqual(["stop -- fleet-site-a.service fleet-site-c.service"], self.machine.calls())
         self.assertEqual(0, self.rest(port, "5000").returncode)
         self.assertEqual([], self.machine.calls())
 
@@ -89,6 +89,14 @@ class Resting(unittest.TestCase):
         done = self.rest(serve(self, http.server.HTTPServer(("127.0.0.1", 0), Wedged)), "5000")
         self.assertEqual((0, f"ended {stays}, which was wedged\n"), (done.returncode, done.stdout))
         self.assertEqual(["1", ""], [Path(order).read_text() for order in orders])
+
+    def test_a_site_is_marked_for_the_responder_as_long_as_its_stop_takes(self):
+        port = serve(self, http.server.HTTPServer(("127.0.0.1", 0), Quiet))
+        marks = self.machine.root / "run/fleet-rest/stopping"
+        self.machine.program("systemctl", f"#!/bin/sh\nls {marks} > {self.machine.root}/marked\nexit 5\n")
+        self.assertEqual(5, self.rest(port).returncode)
+        self.assertEqual("fleet-site-a.service\nfleet-site-c.service\n", self.machine.read("/marked"))
+        self.assertEqual([], os.listdir(marks))
 
     def test_without_a_responder_nothing_is_stopped_and_it_says_so(self):
         done = self.rest(free_port())

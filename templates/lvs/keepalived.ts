@@ -70,7 +70,7 @@ export function keepalivedPart(
       unitFile(unit, render(__dirname, unit, view)),
       { path: "/etc/fleet/balancing.json", text: `${JSON.stringify(wanted, null, 2)}\n` },
       programFile("trial.py"),
-      programFile("portless.py"),
+      programFile("reloaded.py"),
     ],
     checks: [
       { name: "keepalived", argv: ["/usr/sbin/keepalived", "--config-test", "--use-file", config] },

@@ -7,6 +7,9 @@ import { render } from "../render";
 /** Directory of systemd units. */
 export const unitDirectory = "/etc/systemd/system";
 
+/** The health responder, and what it imports. */
+const responderPrograms = ["health.py", "ipvs.py", "probes.py", "slumber.py"];
+
 /** A unit file of the fleet's own. */
 export function unitFile(name: string, text: string): { path: string; text: string } {
   return { path: `${unitDirectory}/${name}`, text };
@@ -53,7 +56,7 @@ export function systemPart(
     unitFile("fleet.target", render(__dirname, "fleet.target", { units: started })),
     unitFile(health, render(__dirname, health, {})),
     unitFile(watcher, render(__dirname, watcher, {})),
-    ...["health.py", "ipvs.py", "probes.py"].map(programFile),
+    ...responderPrograms.map(programFile),
     { path: "/etc/fleet/health.json", text: `${JSON.stringify(responder, null, 2)}\n` },
   ];
   // A drop-in is read with its unit, which systemd finds by its name.
@@ -80,7 +83,7 @@ export function systemPart(
       {
         name: health,
         reload: ["/etc/fleet/health.json"],
-        restart: [`${unitDirectory}/${health}`, ...["health.py", "ipvs.py", "probes.py"].map((name) => `${programDirectory}/${name}`)],
+        restart: [`${unitDirectory}/${health}`, ...responderPrograms.map((name) => `${programDirectory}/${name}`)],
       },
       { name: "fleet.target" },
     ],

@@ -205,10 +205,21 @@ async function phpbuild(request: object): Promise<{ built: boolean; seconds: num
   return JSON.parse(out) as { built: boolean; seconds: number };
 }
 
+/** What the state of the lab's stack says, as JSON. */
+async function stateOf<T>(...words: string[]): Promise<T> {
+  const { code, out, err } = await run(
+    "pulumi",
+    ["stack", ...words, "--show-secrets", "--stack", "lab"],
+    pulumiEnvironment(),
+    projectDirectory,
+  );
+  if (code !== 0) throw new Error(`pulumi stack ${words.join(" ")} ended with ${code}: ${err}`);
+  return JSON.parse(out) as T;
+}
+
 /** What the builder said when it was last asked for each of the added versions. */
 async function reported(): Promise<boolean[]> {
-  const { out } = await pulumi(["stack", "export", "--show-secrets"]);
-  const { deployment } = JSON.parse(out) as { deployment: { resources: { urn: string; outputs?: { stdout?: string } }[] } };
+  const { deployment } = await stateOf<{ deployment: { resources: { urn: string; outputs?: { stdout?: string } }[] } }>("export");
   return added.map((version) => {
     const { outputs } = deployment.resources.find((r) => r.urn === urnOf(version)) ?? {};
     return (JSON.parse(outputs?.stdout ?? "{}") as { built: boolean }).built;
@@ -295,7 +306,7 @@ describe("what is wrong in the files is refused before any machine is asked", ()
 describe("phptools build", () => {
   it("compiles what is declared and not yet built, and nothing else", async () => {
     const before = artefactOf(config, "8.2");
-    const outputs = (): Promise<Outcome> => pulumi(["stack", "output", "--json", "--show-secrets"], undefined, config);
+    const outputs = (): Promise<object> => stateOf("output", "--json");
     const left = await outputs();
     const { result, compilers } = await counted("phptools build of 7.4 and 8.4", () => phptools(config, "build"));
     expect(result.code, result.out + result.err).toBe(0);
@@ -305,7 +316,7 @@ describe("phptools build", () => {
     const stored = await on("build1", `ls ${store}`);
     for (const { artefact } of builds(config)) expect(stored).toContain(`${artefact}.tar.zst`);
     // The outputs are those of the last whole run, whose builds and VMs the other tools go by.
-    expect(JSON.parse((await outputs()).out)).toEqual(JSON.parse(left.out));
+    expect(await outputs()).toEqual(left);
     expect(await on("php1", `cat /etc/systemd/system/fleet-site-status.service`)).toContain(before);
   });
 

@@ -1,6 +1,7 @@
 import * as fs from "fs";
 import * as path from "path";
 import { describe, expect, it } from "vitest";
+import { convergePrograms } from "../../components/host-config";
 import { directorParts } from "../../components/lvs-pair";
 import { rolloutOf } from "../../components/tier";
 import { loadFleet } from "../../config/load";
@@ -14,7 +15,7 @@ import { mountPart } from "../../templates/nas/mount";
 import { nasServerPart } from "../../templates/nas/server";
 import { builderPart } from "../../templates/php/builder";
 import { fpmPart, fpmSysctls, redisRules, restPart, sessionSettings, trialPart } from "../../templates/php/fpm";
-import { programDirectory } from "../../templates/programs";
+import { hostProgram, programDirectory } from "../../templates/programs";
 import { systemPart } from "../../templates/system/system";
 import { vipPart } from "../../templates/system/vip";
 import { exampleFleet, withTrial } from "./example";
@@ -103,6 +104,26 @@ describe("every file of every VM is what its golden file says", () => {
     // Programs have their own tests; here only that they are carried.
     const files = content.files.map((f) => (f.path.startsWith(programDirectory) ? { ...f, text: "(program)\n" } : f));
     await expect(bundle(name, { ...content, files }, digests)).toMatchFileSnapshot(path.join(__dirname, "..", "golden", `${name}.bundle`));
+  });
+});
+
+describe("every program that a VM gets finds there what it imports", () => {
+  const own = fs.readdirSync(path.join(__dirname, "..", "..", "host")).filter((name) => name.endsWith(".py"));
+  const missing = (programs: readonly string[]): string[] =>
+    programs
+      .flatMap((name) => [...hostProgram(name).matchAll(/^(?:import|from) (\w+)/gm)].map(([, module]) => `${module}.py`))
+      .filter((name) => own.includes(name) && !programs.includes(name));
+
+  it.each(Object.keys(contents))("%s", (name) => {
+    const paths = whole(name).files.map((f) => f.path);
+    const programs = paths.filter((p) => p.startsWith(`${programDirectory}/`)).map((p) => path.basename(p));
+    expect(programs).toContain("health.py");
+    expect(missing(programs)).toEqual([]);
+  });
+
+  it("converge", () => {
+    expect(missing(convergePrograms)).toEqual([]);
+    expect(missing(convergePrograms.filter((name) => name !== "store.py"))).toContain("store.py");
   });
 });
 

@@ -405,6 +405,7 @@ class Looking(unittest.TestCase):
             looker.quiet.heard("a.service", 1)
         with (
             socket.create_server(("127.0.0.1", 0)) as held,
+            mock.patch.object(health, "runs", lambda unit: True),
             mock.patch.object(health.probes, "SITES", str(machine.root)),
             mock.patch.object(health.probes, "cpu_used", lambda unit: next(used)),
             mock.patch.object(health, "SITE_SECONDS", 1.0),

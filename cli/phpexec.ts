@@ -49,6 +49,7 @@ export function chosenSites(sites: readonly FleetSite[], name: string | undefine
   const chosen = sites.filter((site) => (name === undefined || site.name === name) && (php === undefined || site.php === php));
   if (chosen.length > 0) return chosen;
   if (name !== undefined) throw new CliError(`the stack has no site ${name}; there are: ${there(sites.map((s) => s.name))}`);
+  if (php === undefined) throw new CliError("the stack has no site");
   throw new CliError(`no site runs PHP ${php ?? ""}; there are: ${there(sites.map((s) => s.php))}`);
 }
 

@@ -35,11 +35,11 @@ export function publicKeyOf(privateKey: string): string {
 }
 
 /**
- * What a tester's cookie must hold to be served by a trial: 32 hexadecimal digits, others for each site and for each
- * version of PHP, so that a cookie of one trial chooses no other.
+ * What a tester's cookie must hold to be served by a trial: 32 hexadecimal digits, others for each trial, which has a
+ * port that none had before it: a cookie of one chooses no other, nor the next one of the same version.
  */
-export function trialToken(key: string, site: string, version: string): string {
-  return createHmac("sha256", key).update(`trial\0${site}\0${version}`).digest("hex").slice(0, 32);
+export function trialToken(key: string, site: string, port: number): string {
+  return createHmac("sha256", key).update(`trial\0${site}\0${port}`).digest("hex").slice(0, 32);
 }
 
 /** Password of a site's user on the Redis server: 64 hexadecimal digits, others for each site. */

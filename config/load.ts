@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { inNetwork } from "./network";
 import type { Fleet, Machine, PhpBuild, PhpGroup, Role, Site, VirtualService } from "./model";
-import { checkBuilds, resolveBuild } from "./php-builds";
+import { checkBuilds, isAlwaysOn, resolveBuild } from "./php-builds";
 import { checkIni } from "./php-ini";
 import { ConfigError, type Problem } from "./problems";
 import {
@@ -61,7 +61,12 @@ export function loadFleet(written: Written): Loaded {
   const secrets = checkSecrets(written, problems);
   const sites = Object.entries(written.sites).map(([file, content]) => ({ file, site: checkSite(content, file, problems) }));
   const draft = { ...stack, php: withModules(stack, sites) };
-  problems.push(...checkAddresses(draft, stackFile), ...checkReferences(draft, stackFile), ...checkSites(sites));
+  problems.push(
+    ...checkAddresses(draft, stackFile),
+    ...checkReach(draft, stackFile),
+    ...checkReferences(draft, stackFile),
+    ...checkSites(sites),
+  );
   problems.push(...checkBuilds(draft.php ?? {}, stackFile, written.patches ?? {}));
   problems.push(...sites.flatMap(({ file, site }) => checkIni(file, site.php?.ini ?? {})));
   const resolved = sites.map(({ file, site }) => resolveSite(draft, stackFile, file, site, problems));
@@ -320,6 +325,24 @@ function checkAddresses(c: Draft, file: string): Problem[] {
   });
 }
 
+/** Code of sites reaches what is not the fleet's own, beside the VIPs of web services: an FPM port must never be among it. */
+function checkReach(c: Draft, file: string): Problem[] {
+  const owners = new Map(placedAddresses(c).map(({ property, address }) => [address, property]));
+  for (const vip of webVips(c)) owners.delete(vip);
+  const named = [
+    ...(c.network?.openToSites ?? []).map((address, i) => [`network.openToSites.${i}`, address] as const),
+    ...(c.redis ? [["redis.address", c.redis.address] as const] : []),
+    ...(c.memcached?.servers ?? []).map((server, i) => [`memcached.servers.${i}`, server.split(":")[0] ?? ""] as const),
+    ...(c.mail ? [["mail.relay", c.mail.relay] as const] : []),
+  ];
+  return named.flatMap(([name, value]) => {
+    const owner = owners.get(value);
+    if (owner === undefined) return [];
+    const allowed = "an address that no VM or PHP group of the fleet has: sites' code may connect to it";
+    return [{ file, property: `fleet:${name}`, value, allowed, remedy: `${owner} has it: name another server.` }];
+  });
+}
+
 function checkReferences(c: Draft, file: string): Problem[] {
   const found: Problem[] = [];
   const names = new Map<string, number>();
@@ -421,22 +444,24 @@ const mostTmpMb = 128;
 
 type PhpGroupConfig = NonNullable<StackConfig["mutualised"]>["php"][string];
 
-/** What a VM of a group has for sites, how many of them it has at work at once, and what each may take by default. */
-function room(group: PhpGroupConfig): { vmMb: number; availableMb: number; active: number; shareMb: number } {
+/**
+ * What a VM of a group has for sites, and what each may take by default: it does not depend on how many there are, or a
+ * site that comes would touch all others.
+ */
+function room(group: PhpGroupConfig): { vmMb: number; availableMb: number; shareMb: number } {
   const vmMb = megabytes(group.memory) ?? 0;
   const availableMb = vmMb - systemMb;
-  const active = group.activeSites ?? Math.max(1, Math.floor(availableMb / siteMb));
-  return { vmMb, availableMb, active, shareMb: Math.min(siteMb, Math.floor(availableMb / active)) };
+  return { vmMb, availableMb, shareMb: Math.min(siteMb, Math.floor(availableMb / (group.activeSites ?? 1))) };
 }
 
 /** The sites at work at once must fit, be they the largest. None of them alone is too large: that was checked. */
 function checkMemory(c: Draft, file: string, sites: readonly Site[]): Problem[] {
   return Object.entries(c.mutualised?.php ?? {}).flatMap(([name, group]) => {
-    const { vmMb, availableMb, active } = room(group);
+    const { vmMb, availableMb } = room(group);
     const largest = sites
       .filter((s) => s.php.group === name)
       .sort((a, b) => b.memoryMb - a.memoryMb)
-      .slice(0, active);
+      .slice(0, group.activeSites);
     const wanted = largest.reduce((sum, s) => sum + s.memoryMb, 0);
     if (wanted <= availableMb || largest.some((s) => s.memoryMb > availableMb)) return [];
     const [first] = largest;
@@ -444,9 +469,9 @@ function checkMemory(c: Draft, file: string, sites: readonly Site[]): Problem[] 
       {
         file,
         property: `fleet:mutualised.php.${name}.activeSites`,
-        value: active,
+        value: group.activeSites ?? `all ${largest.length}`,
         allowed: `as many as fit: the ${largest.length} largest sites may take ${wanted} MB, and of a VM's ${vmMb} MB the system keeps ${systemMb} MB, which leaves ${availableMb} MB`,
-        remedy: `Lower php.memory of the largest (${first?.name} has ${first?.memoryMb} MB), or give the VMs more memory.`,
+        remedy: `${group.activeSites === undefined ? "Say how many are at work at once at most" : "Lower it"}, lower php.memory of the largest (${first?.name} has ${first?.memoryMb} MB), or give the VMs more memory.`,
       },
     ];
   });
@@ -499,12 +524,13 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
       remedy: `Lower it, or give the VMs of ${first[0]} more memory in ${stackFile}.`,
     });
   }
-  if (memoryMb < leastMb) {
+  const least = leastMb * (site.php.trial ? 2 : 1);
+  if (memoryMb < least) {
     problems.push({
       file,
       property: "php.memory",
       value: `${memoryMb} MB`,
-      allowed: `at least ${leastMb} MB; where a site does not say, a VM's ${vmMb} MB less ${systemMb} MB for the system is shared by activeSites`,
+      allowed: `at least ${least} MB${site.php.trial ? ", half of it for the trial" : ""}; where a site does not say, a VM's ${vmMb} MB less ${systemMb} MB for the system is shared by activeSites`,
       remedy: `Raise it, or lower fleet:mutualised.php.${first[0]}.activeSites in ${stackFile}.`,
     });
   }
@@ -592,7 +618,7 @@ function checkBuild(c: Draft, stackFile: string, file: string, site: SiteDraft, 
   const build = c.php?.[version];
   if (!build) return [];
   const found = (site.php?.modules ?? [])
-    .filter((name) => !build.modules.includes(name) && !build.pecl[name])
+    .filter((name) => !build.modules.includes(name) && !build.pecl[name] && !isAlwaysOn(name, version, build.modules))
     .map((name) => ({
       file,
       property: "php.modules",
@@ -727,9 +753,14 @@ function resolve(stack: string, config: Fleet["config"], sites: readonly Site[],
 /** Ports of a site on its group's address: its own, and that of its trial. */
 const portsOf = ({ port, php: { trial } }: Site): number[] => [port, ...(trial ? [trial.port] : [])];
 
+/** Addresses on which the fleet's web services answer. */
+function webVips({ mutualised, moodle, dedicated }: Partial<Pick<StackConfig, "mutualised" | "moodle" | "dedicated">>): string[] {
+  return [mutualised?.vip, moodle?.vip, ...Object.values(dedicated ?? {}).map((d) => d.vip)].filter((a) => a !== undefined);
+}
+
 /** Of the fleet's own network, which is closed to sites' code, what they need: see `fleet:network.openToSites`. */
 function reachableBySites({ network, mutualised, dedicated, moodle, redis, memcached, mail }: StackConfig): string[] {
-  const vips = [mutualised?.vip, moodle?.vip, ...Object.values(dedicated).map((d) => d.vip)];
+  const vips = webVips({ mutualised, moodle, dedicated });
   const stores = [redis?.address, ...(memcached?.servers ?? []).map((server) => server.split(":")[0])];
   const all = [...vips, ...stores, mail?.relay, ...network.nameservers, ...network.openToSites].filter((a) => a !== undefined);
   return [...new Set(all)].filter((a) => inNetwork(a, network.cidr)).sort();

@@ -49,7 +49,6 @@ export function resolveBuild(
   // Before 8.0 JSON was a module like others; no PHP here is without it.
   const json = atLeast(version, "8.0") ? [] : ["--enable-json"];
   const options = [...commonOptions, ...json, ...sorted(recipes.flatMap((r) => [...r.options])), ...wanted.options];
-  const core = alwaysOn.filter((m) => m !== "random" || atLeast(version, "8.2"));
   const made = {
     release: wanted.release,
     debian,
@@ -60,10 +59,10 @@ export function resolveBuild(
     options,
     environment,
     modules: sorted([
-      ...core,
+      ...coreOf(version),
       ...modules.map((name) => (phpModules[name] as ModuleRecipe).reported ?? name),
       // The archive of libxml is one module more wherever an XML module is.
-      ...(modules.some((m) => m === "dom" || m.includes("xml") || m === "soap") ? ["libxml"] : []),
+      ...(modules.some(withLibxml) ? ["libxml"] : []),
       ...pecl.map((p) => p.name),
     ]),
     buildPackages: sorted([...toolPackages, ...recipes.flatMap((r) => [...r.build]), ...peclPackages(wanted, "build")]),
@@ -124,6 +123,7 @@ export function checkBuilds(php: Readonly<Record<string, BuildConfig>>, file: st
     const property = `fleet:php.${version}`;
     const sources = [["source", build.source] as const, ...Object.entries(build.pecl).map(([name, p]) => [`pecl.${name}`, p] as const)];
     return [
+      ...checkRelease(version, build.release, property, file),
       ...build.patches.flatMap((patch, i) => checkPatch(patch, `${property}.patches.${i}`, file, texts)),
       ...sources.flatMap(([key, { signature }]) =>
         signature ? checkKey(signature.key, `${property}.${key}.signature.key`, file, texts) : [],
@@ -132,6 +132,22 @@ export function checkBuilds(php: Readonly<Record<string, BuildConfig>>, file: st
     ];
   });
 }
+
+/** Sites, reports and the end of support go by the version. */
+function checkRelease(version: string, value: string, property: string, file: string): Problem[] {
+  if (value.startsWith(`${version}.`)) return [];
+  const remedy = `Correct it, or declare it under fleet:php."${value.split(".").slice(0, 2).join(".")}".`;
+  return [{ file, property: `${property}.release`, value, allowed: `a release of PHP ${version}, such as "${version}.1"`, remedy }];
+}
+
+/** Whether a module is in every build of a version, under the name that composer or phpinfo() gives it. */
+export function isAlwaysOn(name: string, version: string, modules: readonly string[]): boolean {
+  if (name === "libxml") return modules.some(withLibxml);
+  return coreOf(version).some((core) => core.toLowerCase() === name.toLowerCase());
+}
+
+const coreOf = (version: string): string[] => alwaysOn.filter((m) => m !== "random" || atLeast(version, "8.2"));
+const withLibxml = (module: string): boolean => module === "dom" || module.includes("xml") || module === "soap";
 
 const absent = { allowed: "a file of the project", remedy: "Correct the path, or add the file." };
 

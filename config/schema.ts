@@ -17,7 +17,7 @@ export type DebianRelease = (typeof debianReleases)[number];
 const address = z.string().refine(isIPv4, { error: "an IPv4 address such as 10.20.0.11" });
 const cidr = z.string().refine(isNetwork, { error: "an IPv4 network such as 10.20.0.0/24" });
 const size = z.string().refine((s) => megabytes(s) !== undefined, { error: 'a size such as "4 GB" or "512 MB"' });
-const duration = z.string().refine((s) => seconds(s) !== undefined, { error: 'a duration such as "1 second" or "5 minutes"' });
+const duration = z.string().refine((s) => (seconds(s) ?? 0) > 0, { error: 'a duration such as "1 second" or "5 minutes"' });
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, { error: "64 hexadecimal digits of a SHA-256" });
 const url = z.url({ protocol: /^https?$/, error: "an http or https URL" });
 const hostName = z.string().regex(/^[a-z][a-z0-9-]{0,30}$/, { error: "a host name of lower-case letters, digits and hyphens" });
@@ -124,6 +124,13 @@ const pinned = {
   signature: z.strictObject({ url, key: z.string().min(1) }).optional(),
 };
 const flags = z.string().regex(/^\P{Cc}*$/u, { error: "one line" });
+/** Where a build is installed, and that an unknown option ends it, is not for a stack to say. */
+const configureOption = z
+  .string()
+  .regex(/^--[a-z][a-z0-9-]*(=\P{Cc}*)?$/u, { error: "an option of configure" })
+  .refine((o) => !/^--(prefix|exec-prefix|(en|dis)able-option-checking|with-php-config)(=|$)/.test(o), {
+    error: "an option other than --prefix, --exec-prefix, --enable-option-checking and --with-php-config",
+  });
 const debianPackages = z.array(z.string().regex(/^[a-z0-9][a-z0-9.+-]+$/, { error: "a Debian package" }));
 
 /** How the compilers are called. A PHP faces the web: hardened, as Debian's own is. */
@@ -150,11 +157,11 @@ export const phpBuildSchema = z.strictObject({
   ]),
   pecl: z
     .record(
-      z.string(),
+      z.string().regex(/^[a-z][a-z0-9_]*$/, { error: "the name of a PECL module in lower case" }),
       z.strictObject({
         ...pinned,
         /** Of the module's own configure. */
-        options: z.array(z.string().startsWith("--")).default([]),
+        options: z.array(configureOption).default([]),
         /** Debian packages needed to compile it, beside those that are known for it. */
         build: debianPackages.optional(),
         /** Debian packages needed to run it, likewise. */
@@ -163,7 +170,7 @@ export const phpBuildSchema = z.strictObject({
     )
     .default({}),
   /** Further options of PHP's configure. */
-  options: z.array(z.string().startsWith("--")).default([]),
+  options: z.array(configureOption).default([]),
   flags: flagsSchema.default(flagsSchema.parse({})),
   /** How many of PHP's own tests a build must pass: 25 of each module, all of them, or none. */
   tests: z.enum(["sample", "all", "none"]).default("sample"),
@@ -197,8 +204,8 @@ export const mutualisedSchema = z.strictObject({
       debian: release.default("bookworm"),
       vip: address,
       versions: z.array(phpVersion).min(1),
-      hosts,
-      /** Most sites at work at once on one VM: as much memory as the largest of them may take must be there. @default all */
+      hosts: hosts.refine((all) => Object.keys(all).length > 0, { error: "at least one VM" }),
+      /** Most sites at work at once on one VM: as much memory as the largest of them may take must be there. @default all of them */
       activeSites: z.int().min(1).optional(),
       /** A site's PHP ends after this time without a request; the next one starts it again. */
       idle: duration.default("10 minutes"),
@@ -318,11 +325,13 @@ export const siteUids = { from: 20000, to: 59999 } as const;
 const port = z.int().min(sitePorts.from).max(sitePorts.to);
 
 /** What a site may not set for itself: it decides which programs and which php.ini run. */
-const ownVariables = /^(PATH|TMPDIR|LD_.*|PHP.*|FPM_.*|FLEET_.*)$/;
+const ownVariables = /^(PATH|TMPDIR|ENV|BASH_.*|LD_.*|GCONV_PATH|OPENSSL_.*|PHP.*|FPM_.*|FLEET_.*)$/;
 const variableName = z
   .string()
   .regex(/^[A-Z][A-Z0-9_]*$/, { error: "a name of upper-case letters, digits and underscores" })
-  .refine((name) => !ownVariables.test(name), { error: "a name other than PATH, TMPDIR, LD_*, PHP*, FPM_*, FLEET_*" });
+  .refine((name) => !ownVariables.test(name), {
+    error: "a name other than PATH, TMPDIR, ENV, BASH_*, LD_*, GCONV_PATH, OPENSSL_*, PHP*, FPM_*, FLEET_*",
+  });
 
 /** A script of a site that runs at its times, on one VM of the group each time. */
 const cronSchema = z.strictObject({
@@ -361,7 +370,7 @@ export const siteSchema = z.strictObject({
     modules: z.array(z.string()).default([]),
     /** Most requests of this site at once on each VM. @default one for each 64 MB of `memory`, at most 5 */
     maxChildren: z.int().min(1).max(500).optional(),
-    /** Memory of all that the site runs on each VM, its scripts too. @default an equal share of the VM, at most 512 MB */
+    /** Memory of all that the site runs on each VM, its scripts too. @default 512 MB, or the VM's share for each of `activeSites` */
     memory: size.optional(),
     /** Size of its /tmp, where uploads arrive: a file system in memory, which counts in `memory`. @default half of it, at most 128 MB */
     tmp: size.optional(),
@@ -369,13 +378,17 @@ export const siteSchema = z.strictObject({
     cpuWeight: z.int().min(1).max(10000).default(100),
     /** Environment of its PHP, from the Web and in scripts. Not for secrets: it is in Git and in units that anyone on the VM reads. */
     environment: z
-      .record(variableName, z.string().regex(/^[^"\\$%\p{Cc}]*$/u, { error: "one line without quotes, backslashes, $ and %" }))
+      .record(variableName, z.string().regex(/^[^"\\$%\p{Cc}]+$/u, { error: "one line, not empty, without quotes, backslashes, $ and %" }))
       .default({}),
     /** php.ini values of this site. */
     ini: z
       .record(
         z.string().regex(/^[a-z_]+(\.[a-z0-9_]+)*$/, { error: "a php.ini name" }),
-        z.union([z.string().regex(/^[^\r\n"]*$/, { error: "one line without quotes" }), z.number(), z.boolean()]),
+        z.union([
+          z.string().regex(/^(?!.*\$\{)(?!.*\\$)[^\r\n"]*$/, { error: "one line without quotes and ${, and no backslash at its end" }),
+          z.number(),
+          z.boolean(),
+        ]),
       )
       .default({}),
   }),

@@ -441,8 +441,8 @@ def text_of(place: str) -> str:
 
 def build_pecl(log: Log, item: dict, prefix: str, jobs: int) -> None:
     log.run([f"{prefix}/bin/phpize"], item["source"])
-    options = ["--enable-option-checking=fatal", *item.get("options", [])]
-    log.run(["./configure", f"--with-php-config={prefix}/bin/php-config", *options], item["source"])
+    options = [*item.get("options", []), "--enable-option-checking=fatal"]
+    log.run(["./configure", *options, f"--with-php-config={prefix}/bin/php-config"], item["source"])
     log.run(["make", f"-j{jobs}"], item["source"])
     log.run(["make", "install"], item["source"])
 
@@ -696,8 +696,9 @@ def build(wanted: dict, packed: str) -> dict:
             log.phase(f"unpack {item['name']}", open_pecl, log, item, place, f"{work}/{item['name']}")
             for item, place in zip(sources.get("pecl", []), tarballs, strict=True)
         ]
-        configure = ["./configure", f"--prefix={prefix}", "--enable-option-checking=fatal"]
-        log.phase("configure", log.run, [*configure, *wanted["options"]], source)
+        # The last word counts.
+        configure = ["./configure", *wanted["options"], f"--prefix={prefix}", "--enable-option-checking=fatal"]
+        log.phase("configure", log.run, configure, source)
         log.phase("make", make, log, jobs, source)
         log.phase("install", log.run, ["make", "install"], source)
         for item in pecl:

@@ -31,7 +31,8 @@ export function trialTokenFile(site: Site): SecretFile[] {
 
 /** What the vhost's template needs of a trial; false where there is none. */
 export function trialView(site: Site): object | false {
-  return site.php.trial ? { ...site.php.trial, way, cookie, token: `\${${definition(site)}}` } : false;
+  const name = definition(site);
+  return site.php.trial ? { ...site.php.trial, way, cookie, definition: name, token: `\${${name}}` } : false;
 }
 
 /** What a tester opens once, on the host that is tested. */

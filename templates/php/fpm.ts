@@ -144,7 +144,15 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
  * responder asks it: one that is broken fails no change and takes no VM away.
  */
 export function trialPart(site: Site, port: number, build: PhpBuild, vip: string, around: FpmSurroundings): Partial<HostContent> {
-  const service = { name: `the trial of ${site.name}`, unit: trialUnit(site), directory: trialDirectory(site), port, build, drain: false };
+  const service = {
+    name: `the trial of ${site.name}`,
+    unit: trialUnit(site),
+    directory: trialDirectory(site),
+    port,
+    build,
+    drain: false,
+    trial: { memoryMb: Math.floor(site.memoryMb / 2) },
+  };
   return servicePart(site, service, vip, around);
 }
 
@@ -159,12 +167,14 @@ interface FpmService {
   readonly build: PhpBuild;
   /** Whether its port closes only on a VM that is out of its services. */
   readonly drain: boolean;
+  /** Where it is a trial, what limits it beside the site's own limits. */
+  readonly trial?: { readonly memoryMb: number };
 }
 
 /** Socket, service, pool and php.ini, and what checks them. */
 function servicePart(
   site: Site,
-  { name, unit, directory, port, build, drain }: FpmService,
+  { name, unit, directory, port, build, drain, trial }: FpmService,
   vip: string,
   around: FpmSurroundings,
 ): Partial<HostContent> {
@@ -172,7 +182,7 @@ function servicePart(
   const own = { owner: "root", group: site.uid, mode: "0640" };
   const { artefact, release: version } = build;
   const common = { name: site.name, title: name, unit, directory, vip, port, uid: site.uid, artefact, version };
-  const service = { ...common, slice: siteSlice(site), box: box(site, around.network) };
+  const service = { ...common, slice: siteSlice(site), trial: trial ?? false, box: box(site, around.network) };
   const fpm = {
     ...common,
     clients: [...around.apacheAddresses, "127.0.0.1"].join(","),

@@ -55,6 +55,12 @@ $attacks = [
     return '';
   },
   'loopback' => fn() => is_resource(@fsockopen('127.0.0.1', 22, $e, $s, 2)) ? 'connected' : '',
+  // Its first call; the others do what the calls do that the box has no need of, unseen by any filter.
+  'io_uring' => function () {
+    $code = 'import ctypes; print("ring", ctypes.CDLL(None).syscall(425, 1, ctypes.create_string_buffer(120)))';
+    $said = (string) @shell_exec("/usr/bin/python3 -ISc '$code'");
+    return preg_match('/^ring \\d/', $said) ? $said : (str_starts_with($said, 'ring -1') ? '' : "not tried: $said");
+  },
 ];
 $got = $attacks[$_GET['attack']]();
 echo gethostname(), ' ', $got === '' ? 'denied' : 'GOT ' . substr($got, 0, 200);
@@ -98,6 +104,7 @@ const inPhp = [
   "port of its own",
   "sessions in Redis",
   "loopback",
+  "io_uring",
 ];
 
 /** A session of the neighbour's, as the server's administrator writes it. */

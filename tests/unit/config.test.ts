@@ -274,7 +274,37 @@ describe("each mistake names file, property, value, what is allowed and the reme
     [
       "sites that no VM of their group has room for together",
       (c) => (c["mutualised"].php["php-a"].activeSites = 2),
-      "Pulumi.lab.yaml: fleet:mutualised.php.php-a.activeSites is 2; allowed: as many as fit: the 2 largest sites may take 640 MB, and of a VM's 768 MB the system keeps 256 MB, which leaves 512 MB. Lower php.memory of the largest (blog has 384 MB), or give the VMs more memory.",
+      "Pulumi.lab.yaml: fleet:mutualised.php.php-a.activeSites is 2; allowed: as many as fit: the 2 largest sites may take 640 MB, and of a VM's 768 MB the system keeps 256 MB, which leaves 512 MB. Lower it, lower php.memory of the largest (blog has 384 MB), or give the VMs more memory.",
+    ],
+    [
+      "sites that a VM has no room for together, where nobody says how many are at work at once",
+      (c) => Reflect.deleteProperty(c["mutualised"].php["php-a"], "activeSites"),
+      'Pulumi.lab.yaml: fleet:mutualised.php.php-a.activeSites is "all 3"; allowed: as many as fit: the 3 largest sites may take 1408 MB, and of a VM\'s 768 MB the system keeps 256 MB, which leaves 512 MB. Say how many are at work at once at most, lower php.memory of the largest (status has 512 MB), or give the VMs more memory.',
+    ],
+    [
+      "a PHP group without a VM",
+      (c) => (c["mutualised"].php["php-a"].hosts = {}),
+      "Pulumi.lab.yaml: fleet:mutualised.php.php-a.hosts is {}; allowed: at least one VM. Correct the value.",
+    ],
+    [
+      "a release of another version",
+      (c) => (c["php"]["8.2"].release = "7.4.33"),
+      'Pulumi.lab.yaml: fleet:php.8.2.release is "7.4.33"; allowed: a release of PHP 8.2, such as "8.2.1". Correct it, or declare it under fleet:php."7.4".',
+    ],
+    ...["--prefix=/usr", "--enable-option-checking=no", "--disable-option-checking"].map((option): [string, Edit, string] => [
+      `an option that takes ${option.split("=")[0] ?? ""} from the fleet`,
+      (c) => (c["php"]["8.2"].options = [option]),
+      `Pulumi.lab.yaml: fleet:php.8.2.options.0 is "${option}"; allowed: an option other than --prefix, --exec-prefix, --enable-option-checking and --with-php-config. Correct the value.`,
+    ]),
+    ...["10.77.0.101", "10.77.0.31"].map((address): [string, Edit, string] => [
+      `sites' code let through to ${address}, where FPM is`,
+      (c) => (c["network"].openToSites = [address]),
+      `Pulumi.lab.yaml: fleet:network.openToSites.0 is "${address}"; allowed: an address that no VM or PHP group of the fleet has: sites' code may connect to it. fleet:mutualised.php.php-a.${address.endsWith("101") ? "vip" : "hosts.php1"} has it: name another server.`,
+    ]),
+    [
+      "a session store at the address of a PHP group",
+      (c) => (c["redis"].address = "10.77.0.101"),
+      'Pulumi.lab.yaml: fleet:redis.address is "10.77.0.101"; allowed: an address that no VM or PHP group of the fleet has: sites\' code may connect to it. fleet:mutualised.php.php-a.vip has it: name another server.',
     ],
     [
       "a share too small for PHP",
@@ -309,12 +339,17 @@ describe("each mistake names file, property, value, what is allowed and the reme
     [
       "a variable that decides which php.ini is read",
       (_, s) => (s["sites/lab/wiki.yaml"].php.environment = { PHPRC: "/tmp" }),
-      'sites/lab/wiki.yaml: php.environment.PHPRC is "PHPRC"; allowed: a name other than PATH, TMPDIR, LD_*, PHP*, FPM_*, FLEET_*. Correct the value.',
+      'sites/lab/wiki.yaml: php.environment.PHPRC is "PHPRC"; allowed: a name other than PATH, TMPDIR, ENV, BASH_*, LD_*, GCONV_PATH, OPENSSL_*, PHP*, FPM_*, FLEET_*. Correct the value.',
+    ],
+    [
+      "an empty variable, which FPM does not take",
+      (_, s) => (s["sites/lab/wiki.yaml"].php.environment = { FARM: "" }),
+      'sites/lab/wiki.yaml: php.environment.FARM is ""; allowed: one line, not empty, without quotes, backslashes, $ and %. Correct the value.',
     ],
     [
       "a variable that breaks out of its line",
       (_, s) => (s["sites/lab/wiki.yaml"].php.environment = { FARM: 'a"' }),
-      'sites/lab/wiki.yaml: php.environment.FARM is "a\\""; allowed: one line without quotes, backslashes, $ and %. Correct the value.',
+      'sites/lab/wiki.yaml: php.environment.FARM is "a\\""; allowed: one line, not empty, without quotes, backslashes, $ and %. Correct the value.',
     ],
     [
       "a sender where the stack has no relay",
@@ -329,7 +364,17 @@ describe("each mistake names file, property, value, what is allowed and the reme
     [
       "a php.ini value that breaks out of its line",
       (_, s) => (s["sites/lab/wiki.yaml"].php.ini = { memory_limit: "1\nextension=x" }),
-      'sites/lab/wiki.yaml: php.ini.memory_limit is "1\\nextension=x"; allowed: one line without quotes. Correct the value.',
+      'sites/lab/wiki.yaml: php.ini.memory_limit is "1\\nextension=x"; allowed: one line without quotes and ${, and no backslash at its end. Correct the value.',
+    ],
+    [
+      "a php.ini value whose end would hide that of its quotes",
+      (_, s) => (s["sites/lab/wiki.yaml"].php.ini = { "date.timezone": "x\\" }),
+      'sites/lab/wiki.yaml: php.ini.date.timezone is "x\\\\"; allowed: one line without quotes and ${, and no backslash at its end. Correct the value.',
+    ],
+    [
+      "no time at all",
+      (c) => (c["mutualised"].php["php-a"].idle = "0 seconds"),
+      'Pulumi.lab.yaml: fleet:mutualised.php.php-a.idle is "0 seconds"; allowed: a duration such as "1 second" or "5 minutes". Correct the value.',
     ],
     [
       "a php.ini name that the fleet sets",
@@ -371,6 +416,12 @@ it("a VM of any tier may be on another Debian release than its tier, and one tha
   expect(on("bookworm")).toEqual(expect.arrayContaining(kept));
   const before = exampleFleet("prod").fleet.machines.map((m) => [m.name, m.address]);
   expect(machines.filter((m) => m.name !== "build13").map((m) => [m.name, m.address])).toEqual(before);
+});
+
+it("a module that every PHP has may be named", () => {
+  const named = (modules: string[]): string[] => mistakes((_, s) => (s["sites/lab/wiki.yaml"].php.modules = modules));
+  expect(named(["json", "hash", "pcre", "spl", "libxml"])).toEqual([]);
+  expect(named(["jsonp"])).toHaveLength(1);
 });
 
 it("a site takes an equal share of its VM where it does not say, and at most 512 MB", () => {

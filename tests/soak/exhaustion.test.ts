@@ -23,8 +23,8 @@ const mostRatio = 1.5;
 
 const unit = "fleet-site-wiki";
 const slice = "sites-wiki.slice";
-/** Where this run weakens the attacker's slice and service, and the neighbour's service. */
-const weakened = [slice, `${unit}.service`, "fleet-site-status.service"].map((name) => `/run/systemd/system/${name}.d`);
+/** Where this run weakens the attacker's slice and service, the neighbour's service, and the slice of all sites. */
+const weakened = [slice, `${unit}.service`, "fleet-site-status.service", "sites.slice"].map((name) => `/run/systemd/system/${name}.d`);
 /** What the attacker leaves in its tree. */
 const junk = "/srv/sites/wiki/fleet-junk";
 
@@ -98,11 +98,12 @@ $attacks = [
 echo $attacks[$_GET['attack']]();
 `;
 
-/** A page of the neighbour that needs some of what all share: its temporary directory. */
+/** A page of the neighbour that needs some of what all share: its temporary directory, and a process. */
 const needs = `<?php
 $file = tempnam(sys_get_temp_dir(), 'fleet');
-echo $file !== false && @file_put_contents($file, str_repeat('x', 1 << 20)) === 1 << 20 ? 'works' : 'has no room for a temporary file';
+$room = $file !== false && @file_put_contents($file, str_repeat('x', 1 << 20)) === 1 << 20;
 @unlink($file);
+echo !$room ? 'has no room for a temporary file' : (@exec('echo started') === 'started' ? 'works' : 'cannot start a process');
 `;
 
 /** What its page, or its end, says when an attack has taken place. */
@@ -233,13 +234,22 @@ async function measure({ name, attack = name, step = 0.5 }: Attack, vms: readonl
 const noWalls = "[Service]\nSystemCallFilter=\nLimitNOFILE=524288\n";
 const oneTmp = "[Service]\nTemporaryFileSystem=\nTemporaryFileSystem=/srv/sites:ro\nReadWritePaths=/tmp\n";
 
-/** Takes the limits of the attacker away and gives it the CPU of ten neighbours, and the two of them one /tmp, the machine's. */
+/**
+ * Takes the limits of the attacker away, gives it the CPU of ten neighbours, and the two of them one /tmp no larger than
+ * that of a site and one limit of processes: without any, there would be none left for the test itself.
+ */
 async function weaken(vm: string): Promise<void> {
-  const texts = ["[Slice]\nMemoryMax=infinity\nTasksMax=infinity\nCPUWeight=1000\n", `${noWalls}${oneTmp.slice(10)}`, oneTmp];
+  const texts = [
+    "[Slice]\nMemoryMax=infinity\nTasksMax=infinity\nCPUWeight=1000\n",
+    `${noWalls}${oneTmp.slice(10)}`,
+    oneTmp,
+    "[Slice]\nTasksMax=300\n",
+  ];
   const write = weakened.map(
     (directory, n) => `mkdir -p ${directory} && printf '${texts[n]?.replaceAll("\n", "\\n")}' > ${directory}/weak.conf`,
   );
-  await on(vm, `sudo sh -c "${write.join("; ")}; systemctl daemon-reload; systemctl stop fleet-site-status.service"`);
+  const tmp = "mount -t tmpfs -o size=64M,nr_inodes=16k,mode=1777,nosuid,nodev fleet-twin /tmp";
+  await on(vm, `sudo sh -c "${[...write, tmp].join("; ")}; systemctl daemon-reload; systemctl stop fleet-site-status.service"`);
   await calm(vm);
 }
 
@@ -247,7 +257,7 @@ async function weaken(vm: string): Promise<void> {
 async function restore(vm: string): Promise<void> {
   await on(vm, `sudo sh -c 'rm -rf ${weakened.join(" ")}; systemctl daemon-reload; systemctl stop fleet-site-status.service'`);
   await calm(vm);
-  await on(vm, "sudo find /tmp -maxdepth 1 -user fleet-site-wiki -delete");
+  await on(vm, "sudo sh -c 'while findmnt -n -S fleet-twin /tmp > /dev/null; do umount -l /tmp; done'");
 }
 
 beforeAll(async () => {
@@ -278,7 +288,7 @@ describe("a site that takes all it can get leaves its neighbour's p99 at most ha
 });
 
 describe("the same measure fails without the walls", () => {
-  it.each(["CPU", "memory", "ports", "disk by /tmp"])("%s, without limits", async (attack) => {
+  it.each(["CPU", "memory", "processes", "disk by /tmp", "inodes by /tmp", "ports"])("%s, without limits", async (attack) => {
     await weaken("php1");
     const { ratio, failed, lacked } = await measure({ name: `${attack}, without limits`, attack }, ["php1", "php1"]).finally(() =>
       restore("php1"),

@@ -454,7 +454,7 @@ describe("three versions at the same time", () => {
 
 /** What a script finds in the APCu and OPcache of its site. */
 const caches = `<?php
-if (isset($_GET['store'])) apcu_store('secret', 'canary');
+if (isset($_GET['store']) || getenv('STORE')) apcu_store('secret', 'canary');
 echo json_encode([
   'host' => gethostname(),
   'secret' => apcu_fetch('secret'),
@@ -479,6 +479,36 @@ describe("two sites on one build", () => {
     await found(siteOf("8.4"), "?store");
     expect(await found(siteOf("8.4"))).toEqual(everywhere({ secret: "canary", keys: ["secret"], others: [] }));
     expect(await found(near)).toEqual(everywhere({ secret: false, keys: [], others: [] }));
+  });
+
+  it("the same looks find both where one master serves two pools", async () => {
+    const build = `/opt/php/${artefactOf(config, "8.4")}`;
+    const pools = [
+      [siteOf("8.4"), "env[STORE] = yes"],
+      [near, ""],
+    ].map(([site, more]) =>
+      [`[${site}]`, "user = www-data", "group = www-data", `listen = /run/twin-${site}`, "pm = static", "pm.max_children = 1", more].join("\n"),
+    );
+    const text = Buffer.from(["[global]", "error_log = /run/twin.log", "pid = /run/twin.pid", ...pools, ""].join("\n")).toString("base64");
+    const ask = (site: string): string => `
+c = socket.socket(socket.AF_UNIX); c.connect("/run/twin-${site}"); c.sendall(probes.fastcgi_request("/srv/sites/${site}/${served}/caches.php"))
+said = b""
+while chunk := c.recv(65536): said += chunk
+print(said[said.index(b"{"):said.rindex(b"}") + 1].decode())`;
+    const program = `import socket, sys; sys.path.insert(0, "/etc/fleet/lib"); import probes${ask(siteOf("8.4"))}${ask(near)}`;
+    const master = `echo ${text} | base64 -d > /run/twin.conf && ${build}/sbin/php-fpm -y /run/twin.conf -c /etc/fleet/php/${near}/php.ini`;
+    await on("php1", `sudo sh -c '${master}'`);
+    try {
+      const said = await on("php1", `sudo python3 -IBc "$(echo ${Buffer.from(program).toString("base64")} | base64 -d)"`);
+      const [, neighbour] = said.trim().split("\n");
+      expect(JSON.parse(neighbour ?? "{}")).toMatchObject({
+        secret: "canary",
+        keys: ["secret"],
+        others: [`/srv/sites/${siteOf("8.4")}/${served}/caches.php`],
+      });
+    } finally {
+      await on("php1", "sudo sh -c 'kill $(cat /run/twin.pid); rm -f /run/twin*'");
+    }
   });
 });
 

@@ -487,7 +487,9 @@ describe("two sites on one build", () => {
       [siteOf("8.4"), "env[STORE] = yes"],
       [near, ""],
     ].map(([site, more]) =>
-      [`[${site}]`, "user = www-data", "group = www-data", `listen = /run/twin-${site}`, "pm = static", "pm.max_children = 1", more].join("\n"),
+      [`[${site}]`, "user = www-data", "group = www-data", `listen = /run/twin-${site}`, "pm = static", "pm.max_children = 1", more].join(
+        "\n",
+      ),
     );
     const text = Buffer.from(["[global]", "error_log = /run/twin.log", "pid = /run/twin.pid", ...pools, ""].join("\n")).toString("base64");
     const ask = (site: string): string => `

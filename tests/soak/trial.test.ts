@@ -4,32 +4,27 @@ import * as path from "path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import * as YAML from "yaml";
 import { projectDirectory, pulumiEnvironment } from "../../lab/fleet";
-import { annex } from "../../lab/settings";
 import { sourcesUp, versionSources } from "../../lab/sources";
 import { changedConfig, curl, mixed, on, pulumi, ready, root, run, status, until, type Outcome } from "../lab/lab";
 import { printRows, rollOut } from "../lab/rollouts";
-import { clear, place, put, served } from "./scripts";
+import { anotherBuild, clear, place, put, served, type Build } from "./scripts";
 
-/** The other version; tests/soak/php-versions.test.ts compiles it too, with PECL modules. */
-const tried = "8.4";
+/** The other version, by the build that tests/soak/php-versions.test.ts compiles too. */
+const [tried, release] = ["8.4", "8.4.24"];
 const page = "https://status.lab.test/build.php";
 const tree = "/srv/sites/status/htdocs/build.php";
 const scratch = fs.mkdtempSync(path.join(os.tmpdir(), "trial-"));
 let config = "";
 
-const archive = versionSources.find(({ name }) => name.startsWith(`php-${tried}.`)) ?? { name: "", sha256: "" };
-
 /** The lab's stack with a second version, and with site files of its own. */
 function withSecondVersion(text: string): string {
   const stack = YAML.parse(text) as { config: Record<string, unknown> };
   const keys = stack.config as {
-    "fleet:php": Record<string, object>;
+    "fleet:php": Record<string, Build>;
     "fleet:mutualised": { php: Record<string, { versions: string[] }> };
     "fleet:sites": string;
   };
-  const [, release = ""] = archive.name.match(/^php-([\d.]+)\.tar/) ?? [];
-  const source = { url: `http://${annex.address}/${archive.name}`, sha256: archive.sha256 };
-  keys["fleet:php"][tried] = { ...keys["fleet:php"]["8.2"], release, source };
+  keys["fleet:php"][tried] = anotherBuild(release, keys["fleet:php"]["8.2"]?.modules ?? []);
   keys["fleet:mutualised"].php["php-a"]?.versions.push(tried);
   fs.cpSync(path.resolve(root, keys["fleet:sites"]), scratch, { recursive: true });
   keys["fleet:sites"] = scratch;
@@ -134,11 +129,11 @@ describe("a site tries another PHP while it serves", () => {
     const page = `<?php ini_set('memory_limit', '-1'); for ($held = []; ; ) $held[] = str_repeat('x', 1 << 20);\n`;
     await put("status", "greedy.php", page, served);
     try {
-      const own = "systemctl show -p MainPID,NRestarts fleet-site-status.service";
+      const shown = "systemctl show -p MainPID,NRestarts fleet-site-status.service";
       for (let n = 0; n < 20; n++) await answered();
-      const before = await Promise.all(["php1", "php2"].map((vm) => on(vm, own)));
+      const before = await Promise.all(["php1", "php2"].map((vm) => on(vm, shown)));
       for (let n = 0; n < 6; n++) await curl(`https://status.lab.test/${place}/greedy.php`, ...cookie(token));
-      expect(await Promise.all(["php1", "php2"].map((vm) => on(vm, own)))).toEqual(before);
+      expect(await Promise.all(["php1", "php2"].map((vm) => on(vm, shown)))).toEqual(before);
       const killed =
         "awk '$1 == \"oom_kill\" { print $2 }' /sys/fs/cgroup/sites.slice/sites-status.slice/fleet-trial-status.service/memory.events";
       const counts = await Promise.all(["php1", "php2"].map((vm) => on(vm, `${killed} 2>/dev/null || true`)));

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { changedConfig, curl, drain, on, pulumi, quantile, sleep, startProbe, status, undrain, type Seen } from "../lab/lab";
-import { clear, place, put, served } from "./scripts";
+import { curl, drain, on, pulumi, quantile, sleep, startProbe, status, undrain, type Seen } from "../lab/lab";
+import { clear, place, put, served, siteFile, withSites } from "./scripts";
 
 /*
  * A hostile site takes all it can get, one kind of thing after another, and its neighbour's p99 is compared with the
@@ -262,7 +262,10 @@ async function restore(vm: string): Promise<void> {
 }
 
 beforeAll(async () => {
-  const config = changedConfig((text) => text.replace("activeSites: 1", "activeSites: 2"));
+  const blog = siteFile("blog") as { php: object };
+  const config = withSites({ blog: { ...blog, php: { ...blog.php, memory: "256 MB" } } }, (keys) =>
+    Object.assign(keys["fleet:mutualised"].php["php-a"], { activeSites: 2 }),
+  );
   const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], undefined, config);
   expect(code, out + err).toBe(0);
   await put("wiki", "attack.php", page, served);

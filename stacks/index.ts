@@ -52,7 +52,7 @@ async function program(): Promise<pulumi.Inputs> {
   });
   const tokens = fleet.sites.flatMap((site) => {
     const { trial } = site.php;
-    return trial ? [{ site, version: trial.version, token: digestKey.apply((key) => trialToken(key, site.name, trial.port)) }] : [];
+    return trial ? [{ site, version: trial.version, token: digestKey.apply((key) => trialToken(key, site.name, trial)) }] : [];
   });
   const platform: Platform = {
     fleet,

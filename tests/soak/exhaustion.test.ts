@@ -11,10 +11,10 @@ import { clear, place, put, served, siteFile, withSites } from "./scripts";
  *   burn a CPU would leave none of the computer's two for the VMs in front of them and for the client.
  * - The neighbour is asked at a constant rate, whatever became of the requests before, and at one that leaves
  *   the VMs idle most of the time.
- * - Windows without and with the attack alternate, half of them on each VM, and p99 is that of all windows of a kind
+ * - Windows with and without the attack alternate, half of them on each VM, and p99 is that of all windows of a kind
  *   together (rounds x window x 8 requests: 960): what else goes on falls on both kinds.
- * - An attack that burns a CPU takes one of the computer's two from the VMs in front, which no wall of the fleet
- *   could help. So the other PHP VM burns one while such an attack does not go on.
+ * - What an attack burns of the computer's two CPUs it takes from the VMs in front too, which no wall of the fleet could
+ *   help. So in the window without it, which comes after, the other PHP VM burns as much as it has burnt.
  * - Two sites are at work, and the stack says so: both have the memory that they may take.
  * - A window begins when everything of the one before has ended, the attacker's processes and temporary files too.
  */
@@ -118,21 +118,19 @@ interface Attack {
   readonly attack?: string;
   /** Seconds between two of its requests. @default 0.5: more than the children of its pool can take */
   readonly step?: number;
-  /** Whether it burns a CPU for as long as it goes on. @default false */
-  readonly burns?: boolean;
   /** Whether the neighbour must be left alone. @default true */
   readonly holds?: boolean;
 }
 const attacks: readonly Attack[] = [
   { name: "children" },
-  { name: "CPU", burns: true },
-  { name: "memory", burns: true },
-  { name: "processes", burns: true },
+  { name: "CPU" },
+  { name: "memory" },
+  { name: "processes" },
   { name: "disk by /tmp" },
   { name: "inodes by /tmp" },
   { name: "open files" },
   { name: "sockets" },
-  { name: "ports", burns: true },
+  { name: "ports" },
   // All trees are on one server without quotas, and Apache's threads are not counted by site: figures only.
   { name: "disk by its tree", holds: false },
   { name: "inodes by its tree", holds: false },
@@ -141,14 +139,29 @@ const attacks: readonly Attack[] = [
 
 type Page = Parameters<typeof startProbe>[2];
 
-/** The neighbour, asked for one window, while an idle VM burns a CPU where one is named. */
-async function neighbour(page: Page, burner?: string): Promise<Seen> {
+/** The neighbour, asked for one window. */
+async function neighbour(page: Page): Promise<Seen> {
   const probe = startProbe(["get=0.125"], 10, page);
-  const burnt = burner ? on(burner, `timeout ${windowSeconds} sha256sum /dev/zero || true`) : undefined;
   await sleep(windowSeconds);
-  const seen = await probe.stop();
-  await burnt;
-  return seen;
+  return probe.stop();
+}
+
+/** Seconds of CPU that the attacker has had on a VM. */
+const cpuOf = async (vm: string): Promise<number> => {
+  const shown = await on(vm, `cat /sys/fs/cgroup/sites.slice/${slice}/cpu.stat`);
+  return Number(/^usage_usec (\d+)$/m.exec(shown)?.[1]) / 1e6;
+};
+
+/** Has a VM burn a share of one CPU for a window. */
+async function burn(vm: string, share: number): Promise<void> {
+  const steps = [
+    "import time",
+    "def busy(end):",
+    "    while time.monotonic() < end: pass",
+    `end = time.monotonic() + ${windowSeconds}`,
+    `while (now := time.monotonic()) < end: busy(now + 0.1 * ${share.toFixed(3)}); time.sleep(0.1 * ${(1 - share).toFixed(3)})`,
+  ];
+  await on(vm, `python3 -Ic "$(echo ${Buffer.from(steps.join("\n")).toString("base64")} | base64 -d)"`);
 }
 
 /** What has become of the attacker on a VM, and how much room its disk has, in a few words; and whether a limit met it. */
@@ -186,7 +199,7 @@ async function calm(vm: string): Promise<void> {
 }
 
 interface Measured {
-  readonly before: number;
+  readonly without: number;
   readonly during: number;
   readonly ratio: number;
   readonly failed: number;
@@ -197,11 +210,7 @@ interface Measured {
 const rows: string[] = [];
 
 /** One attack on these VMs, one after the other, and what the neighbour had of it. */
-async function measure(
-  { name, attack = name, step = 0.5, burns = false }: Attack,
-  vms: readonly string[] = rounds,
-  page?: Page,
-): Promise<Measured> {
+async function measure({ name, attack = name, step = 0.5 }: Attack, vms: readonly string[] = rounds, page?: Page): Promise<Measured> {
   const quiet: Seen[] = [];
   const under: Seen[] = [];
   const fates: string[] = [];
@@ -211,11 +220,12 @@ async function measure(
     await undrain(vm);
     await drain(other);
     for (let n = 0; n < 10; n++) expect((await status()).host).toBe(vm);
-    quiet.push(await neighbour(page, burns ? other : undefined));
     const path = `/${place}/attack.php?attack=${encodeURIComponent(attack)}`;
     const hostile = startProbe([`get=${step}`], 60, { host: "wiki.lab.test", path });
     await sleep(5);
+    const had = await cpuOf(vm);
     under.push(await neighbour(page));
+    const share = Math.min(1, ((await cpuOf(vm)) - had) / windowSeconds);
     const said = (await curl(`http://status.lab.test/${place}/needs.php`)).out;
     if (said !== "works") lacked.add(said.slice(0, 80) || "no answer");
     const fate = await outcome(vm);
@@ -223,20 +233,22 @@ async function measure(
     const got = Object.keys(bodies).slice(0, 2).join(" / ") || "nothing";
     // An attack that failed would leave its neighbour alone as well.
     expect(fate.limited || Object.keys(bodies).some((body) => worked.test(body)), `${name} on ${vm}: ${got}`).toBe(true);
-    fates.push(`  ${vm}: ${fate.said}; of ${sent} requests ${JSON.stringify(errors)}; got ${got}`);
+    fates.push(`  ${vm}: ${(share * 100).toFixed(0)} % of a CPU, ${fate.said}; of ${sent} requests ${JSON.stringify(errors)}; got ${got}`);
     if (attack.endsWith("by its tree")) await on("nas1", `sudo rm -rf ${junk.replace("/srv/sites", "/srv/fleet/sites")}`);
     await sleep(5);
+    const [seen] = await Promise.all([neighbour(page), burn(other, share)]);
+    quiet.push(seen);
   }
-  const [before, during] = [quiet, under].map((windows) =>
+  const [without, during] = [quiet, under].map((windows) =>
     quantile(
       windows.flatMap(({ latencies }) => latencies),
       0.99,
     ),
   ) as [number, number];
   const count = (key: "failed" | "sent"): number => under.reduce((sum, seen) => sum + seen[key], 0);
-  const measured = { before, during, ratio: during / before, failed: count("failed"), lacked: [...lacked] };
+  const measured = { without, during, ratio: during / without, failed: count("failed"), lacked: [...lacked] };
   const numbers =
-    `${measured.failed}/${count("sent")}`.padEnd(9) + [before, during].map((p99) => `${p99.toFixed(3)} s`.padEnd(10)).join("");
+    `${measured.failed}/${count("sent")}`.padEnd(9) + [without, during].map((p99) => `${p99.toFixed(3)} s`.padEnd(10)).join("");
   const row = `${name.padEnd(30)} ${numbers} ${measured.ratio.toFixed(2)}  ${measured.lacked.join(", ")}\n${fates.join("\n")}`;
   rows.push(row);
   process.stdout.write(`\n${row}\n`);
@@ -284,7 +296,7 @@ beforeAll(async () => {
   for (const site of ["status", "wiki"]) await put(site, "needs.php", needs, served);
 });
 afterAll(async () => {
-  process.stdout.write(`\nattack                         failed   p99 before during    ratio\n${rows.join("\n")}\n`);
+  process.stdout.write(`\nattack                         failed   p99 without during   ratio\n${rows.join("\n")}\n`);
   const cleaned = await Promise.allSettled([
     ...["php1", "php2"].map(async (vm) => {
       await restore(vm);
@@ -311,8 +323,7 @@ describe("a site that takes all it can get leaves its neighbour's p99 at most ha
 describe("the same measure fails without the walls", () => {
   it.each(["CPU", "memory", "processes", "disk by /tmp", "inodes by /tmp", "ports"])("%s, without limits", async (attack) => {
     await weaken("php1");
-    const burns = attacks.some(({ name, burns }) => name === attack && burns);
-    const { ratio, failed, lacked } = await measure({ name: `${attack}, without limits`, attack, burns }, ["php1", "php1"]).finally(() =>
+    const { ratio, failed, lacked } = await measure({ name: `${attack}, without limits`, attack }, ["php1", "php1"]).finally(() =>
       restore("php1"),
     );
     expect(failed > 0 || lacked.length > 0 || ratio > mostRatio).toBe(true);

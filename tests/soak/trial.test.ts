@@ -141,11 +141,12 @@ describe("a site tries another PHP while it serves", () => {
     try {
       for (let n = 0; n < 20; n++) await answered();
       const before = await looked();
-      const held = [1, 2].map(() => curl(`https://status.lab.test/${place}/holds.php`));
+      // One alone: two on the same VM would be more than the site may.
+      const held = curl(`https://status.lab.test/${place}/holds.php`);
       await sleep(2);
       for (let n = 0; n < 6; n++) await curl(`https://status.lab.test/${place}/takes.php`, ...cookie(token));
       const trials = await killed("fleet-trial-status");
-      for (const { out } of await Promise.all(held)) expect(out).toBe("kept 300");
+      expect((await held).out).toBe("kept 300");
       expect(Math.max(...trials), trials.join()).toBeGreaterThan(0);
       expect(await killed("fleet-site-status")).toEqual([0, 0]);
       // Its own request that takes too much ends alone too: the master stays.

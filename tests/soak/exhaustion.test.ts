@@ -239,16 +239,18 @@ async function measure({ name, attack = name, step = 0.5 }: Attack, vms: readonl
     const [seen] = await Promise.all([neighbour(page), burn(other, share)]);
     quiet.push(seen);
   }
-  const [without, during] = [quiet, under].map((windows) =>
-    quantile(
-      windows.flatMap(({ latencies }) => latencies),
-      0.99,
-    ),
-  ) as [number, number];
+  const at = (share: number): [number, number] =>
+    [quiet, under].map((windows) => {
+      const all = windows.flatMap(({ latencies }) => latencies);
+      return quantile(all, share);
+    }) as [number, number];
+  const [without, during] = at(0.99);
   const count = (key: "failed" | "sent"): number => under.reduce((sum, seen) => sum + seen[key], 0);
   const measured = { without, during, ratio: during / without, failed: count("failed"), lacked: [...lacked] };
   const numbers =
     `${measured.failed}/${count("sent")}`.padEnd(9) + [without, during].map((p99) => `${p99.toFixed(3)} s`.padEnd(10)).join("");
+  const [slow, middle] = [at(0.9), at(0.5)].map((two) => two.map((s) => s.toFixed(3)).join(" and "));
+  fates.push(`  p90 ${slow} s, median ${middle} s`);
   const row = `${name.padEnd(30)} ${numbers} ${measured.ratio.toFixed(2)}  ${measured.lacked.join(", ")}\n${fates.join("\n")}`;
   rows.push(row);
   process.stdout.write(`\n${row}\n`);

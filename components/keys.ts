@@ -35,11 +35,11 @@ export function publicKeyOf(privateKey: string): string {
 }
 
 /**
- * What a tester's cookie must hold to be served by a trial: 32 hexadecimal digits, others for each trial, which has a
- * port that none had before it: a cookie of one chooses no other, nor the next one of the same version.
+ * What a tester's cookie must hold to be served by a trial: 32 hexadecimal digits, others for each trial. Another version
+ * may take the place and the port of one; the next trial of the same version has a port that none had before it.
  */
-export function trialToken(key: string, site: string, port: number): string {
-  return createHmac("sha256", key).update(`trial\0${site}\0${port}`).digest("hex").slice(0, 32);
+export function trialToken(key: string, site: string, trial: { version: string; port: number }): string {
+  return createHmac("sha256", key).update(`trial\0${site}\0${trial.version}\0${trial.port}`).digest("hex").slice(0, 32);
 }
 
 /** A key of an application's own, 64 hexadecimal digits, others for each: it never changes by itself. */

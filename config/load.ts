@@ -369,8 +369,12 @@ function checkAddresses(c: Draft, file: string): Problem[] {
 /** Code of sites reaches what is not the fleet's own, beside the VIPs of web services: an FPM port must never be among it. */
 function checkReach(c: Draft, file: string): Problem[] {
   const owners = new Map(placedAddresses(c).map(({ property, address }) => [address, property]));
-  for (const vip of webVips(c)) owners.delete(vip);
+  // The gateway is no machine of the fleet.
+  for (const open of [...webVips(c), c.network?.gateway ?? ""]) owners.delete(open);
+  // Who speaks NFS to an appliance without the kernel's help may say that he is any uid.
+  if (c.nas?.kind === "appliance") owners.set(c.nas.address, "fleet:nas.address");
   const named = [
+    ...(c.network?.nameservers ?? []).map((address, i) => [`network.nameservers.${i}`, address] as const),
     ...(c.network?.openToSites ?? []).map((address, i) => [`network.openToSites.${i}`, address] as const),
     ...(c.redis ? [["redis.address", c.redis.address] as const] : []),
     ...(c.memcached?.servers ?? []).map((server, i) => [`memcached.servers.${i}`, server.split(":")[0] ?? ""] as const),
@@ -379,7 +383,7 @@ function checkReach(c: Draft, file: string): Problem[] {
   return named.flatMap(([name, value]) => {
     const owner = owners.get(value);
     if (owner === undefined) return [];
-    const allowed = "an address that no VM or PHP group of the fleet has: sites' code may connect to it";
+    const allowed = "an address that no VM, PHP group or NAS of the fleet has: sites' code may connect to it";
     return [{ file, property: `fleet:${name}`, value, allowed, remedy: `${owner} has it: name another server.` }];
   });
 }
@@ -450,6 +454,10 @@ function checkReferences(c: Draft, file: string): Problem[] {
         });
     });
     const machines = tierMachines("php", group, g);
+    if (machines.length === 0) {
+      const property = `fleet:mutualised.php.${group}.hosts`;
+      found.push({ file, property, value: {}, allowed: "at least one VM", remedy: "Add one, or remove the group." });
+    }
     for (const debian of releasesOf(machines).filter((r) => !c.builders?.[r])) {
       const names = machines.filter((m) => m.debian === debian).map((m) => m.name);
       found.push({
@@ -635,7 +643,7 @@ function settleSite(c: Draft, stackFile: string, file: string, site: SiteDraft, 
       file,
       property: "php.memory",
       value: `${memoryMb} MB`,
-      allowed: `at least ${least} MB${site.php.trial ? ", half of it for the trial" : ""}; ${place.least.allowed}`,
+      allowed: `at least ${least} MB${site.php.trial ? ", for the site and its trial" : ""}; ${place.least.allowed}`,
       remedy: `Raise it, or ${place.least.remedy}.`,
     });
   }

@@ -23,6 +23,12 @@ const within = (text: string, least: number, most: number): boolean => {
   const length = seconds(text) ?? 0;
   return length >= least && length <= most;
 };
+const isServer = (text: string): boolean => {
+  const [host = "", port = "", ...more] = text.split(":");
+  return isIPv4(host) && /^[1-9]\d{0,4}$/.test(port) && Number(port) < 65536 && more.length === 0;
+};
+/** One that may also be "0 seconds". */
+const wait = z.string().refine((s) => seconds(s) !== undefined, { error: 'a duration such as "0 seconds" or "5 minutes"' });
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, { error: "64 hexadecimal digits of a SHA-256" });
 const url = z.url({ protocol: /^https?$/, error: "an http or https URL" });
 const hostName = z.string().regex(/^[a-z][a-z0-9-]{0,30}$/, { error: "a host name of lower-case letters, digits and hyphens" });
@@ -160,12 +166,11 @@ const pinned = {
   signature: z.strictObject({ url, key: z.string().min(1) }).optional(),
 };
 const flags = z.string().regex(/^\P{Cc}*$/u, { error: "one line" });
-/** Where a build is installed, and that an unknown option ends it, is not for a stack to say. */
+/** What a build has; where it is installed, and that an unknown option ends it, is not for a stack to say. */
 const configureOption = z
   .string()
-  .regex(/^--[a-z][a-z0-9-]*(=\P{Cc}*)?$/u, { error: "an option of configure" })
-  .refine((o) => !/^--(prefix|exec-prefix|(en|dis)able-option-checking|with-php-config)(=|$)/.test(o), {
-    error: "an option other than --prefix, --exec-prefix, --enable-option-checking and --with-php-config",
+  .regex(/^--(?!(en|dis)able-option-checking|with-php-config)(enable|disable|with|without)-[a-z0-9-]+(=\P{Cc}*)?$/u, {
+    error: "an --enable-, --disable-, --with- or --without- of configure other than option-checking and php-config",
   });
 const debianPackages = z.array(z.string().regex(/^[a-z0-9][a-z0-9.+-]+$/, { error: "a Debian package" }));
 
@@ -240,7 +245,7 @@ export const mutualisedSchema = z.strictObject({
       debian: release.default("bookworm"),
       vip: address,
       versions: z.array(phpVersion).min(1),
-      hosts: hosts.refine((all) => Object.keys(all).length > 0, { error: "at least one VM" }),
+      hosts,
       /** Most sites at work at once on one VM: as much memory as the largest of them may take must be there. @default all of them */
       activeSites: z.int().min(1).optional(),
       /** A site's PHP ends after this time without a request; the next one starts it again. */
@@ -269,7 +274,7 @@ export const redisSchema = z.strictObject({
 });
 /** Memcached has no users: a site can read and write every session whose key it knows, and empty the server. What must be kept apart is kept in Redis. */
 export const memcachedSchema = z.strictObject({
-  servers: z.array(z.string().regex(/^[0-9.]+:\d+$/, { error: "address:port" })).min(1),
+  servers: z.array(z.string().refine(isServer, { error: 'an IPv4 address and a port such as "10.20.0.8:11211"' })).min(1),
   /** How many other servers have each session too. @default 1, where there are several servers */
   replicas: z.int().min(0).optional(),
 });
@@ -311,9 +316,9 @@ export const rolloutSchema = z.strictObject({
   /** What becomes of the VMs of a tier that are done when a later one fails. */
   onFailure: z.enum(["revert", "stop"]).default("revert"),
   /** Longest wait for requests in flight before a step that would lose them. */
-  drain: duration.default("30 seconds"),
+  drain: wait.default("30 seconds"),
   /** How long a changed VM must be healthy without a break. */
-  minHealthyTime: duration.default("3 seconds"),
+  minHealthyTime: wait.default("3 seconds"),
   /** Within which it must become so. */
   healthyDeadline: duration.default("30 seconds"),
   /** A changed VM that the program does not come back to within this time goes back by itself. */
@@ -333,12 +338,12 @@ export const siteUids = { from: 20000, to: 59999 } as const;
 const port = z.int().min(sitePorts.from).max(sitePorts.to);
 
 /** What a site may not set for itself: it decides which programs and which php.ini run. */
-const ownVariables = /^(PATH|TMPDIR|ENV|BASH_.*|LD_.*|GCONV_PATH|OPENSSL_.*|PHP.*|FPM_.*|FLEET_.*)$/;
+const ownVariables = /^(PATH|TMPDIR|BASH_.*|LD_.*|GCONV_PATH|OPENSSL_.*|PHP.*|FPM_.*|FLEET_.*)$/;
 const variableName = z
   .string()
   .regex(/^[A-Z][A-Z0-9_]*$/, { error: "a name of upper-case letters, digits and underscores" })
   .refine((name) => !ownVariables.test(name), {
-    error: "a name other than PATH, TMPDIR, ENV, BASH_*, LD_*, GCONV_PATH, OPENSSL_*, PHP*, FPM_*, FLEET_*",
+    error: "a name other than PATH, TMPDIR, BASH_*, LD_*, GCONV_PATH, OPENSSL_*, PHP*, FPM_*, FLEET_*",
   });
 
 /** A script of a site that runs at its times, on one VM of the group each time. */
@@ -393,7 +398,7 @@ export const siteSchema = z.strictObject({
       .record(
         z.string().regex(/^[a-z_]+(\.[a-z0-9_]+)*$/, { error: "a php.ini name" }),
         z.union([
-          z.string().regex(/^(?!.*\$\{)(?!.*\\$)[^\r\n"]*$/, { error: "one line without quotes and ${, and no backslash at its end" }),
+          z.string().regex(/^(?!.*\$\{)(?!.*\\$)[^\r\n"]*$/s, { error: "one line without quotes and ${, and no backslash at its end" }),
           z.number(),
           z.boolean(),
         ]),

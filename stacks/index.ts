@@ -53,7 +53,7 @@ async function program(): Promise<pulumi.Inputs> {
   });
   const tokens = fleet.sites.flatMap((site) => {
     const { trial } = site.php;
-    return trial ? [{ site, version: trial.version, token: digestKey.apply((key) => trialToken(key, site.name, trial.port)) }] : [];
+    return trial ? [{ site, version: trial.version, token: digestKey.apply((key) => trialToken(key, site.name, trial)) }] : [];
   });
   const applications = fleet.applications.map((application) => {
     const own = redisUsers?.users.find((u) => u.site === application.site);

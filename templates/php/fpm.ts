@@ -158,7 +158,7 @@ export function trialPart(site: Site, port: number, build: PhpBuild, vip: string
     port,
     build,
     drain: false,
-    trial: { memoryMb: Math.floor(site.memoryMb / 2) },
+    trial: true,
   };
   return servicePart(site, service, vip, around);
 }
@@ -174,8 +174,8 @@ interface FpmService {
   readonly build: PhpBuild;
   /** Whether its port closes only on a VM that is out of its services. */
   readonly drain: boolean;
-  /** Where it is a trial, what limits it beside the site's own limits. */
-  readonly trial?: { readonly memoryMb: number };
+  /** Whether it is a trial, which goes first where memory is short. @default false */
+  readonly trial?: boolean;
 }
 
 /** Socket, service, pool and php.ini, and what checks them. */

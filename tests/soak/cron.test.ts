@@ -7,7 +7,8 @@ import { clear, noteRun, place, put, runsOf, withCron } from "./scripts";
 const periods = Number(process.env["FLEET_PERIODS"] ?? 10);
 
 beforeAll(async () => {
-  // A run goes on for most of its minute, so that the VM dies with the lock of one.
+  // A run goes on for most of its minute, so that the VM dies with the lock of one: shortly after its begin, as half of the
+  // runs are counted then, and the lease of the lab's NAS ends before the next one.
   await put("status", "runs.php", `${noteRun}sleep(40);\n`);
   const config = withCron({ name: "runs", at: "minutely", script: `${place}/runs.php` });
   const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], undefined, config);

@@ -99,7 +99,7 @@ function expected(came: boolean): Record<Vm, Record<string, string>> {
   const unit = "/etc/systemd/system/fleet-site-extra";
   const own = ["fpm.conf", "guard.php", "php.ini", "sessions.conf"].map((name) => [`/etc/fleet/php/extra/${name}`, file]);
   const php = {
-    // One that comes is proved, and sleeps until somebody asks for it.
+    // One that comes is proved, and sleeps until somebody asks for it, if only the trial of its vhost: see "when it comes".
     ...(came ? {} : { "fleet-site-extra.service": "stopped" }),
     "fleet-site-extra.socket": started,
     ...(Object.fromEntries(own) as Record<string, string>),
@@ -135,6 +135,12 @@ describe("a site touches one service on each PHP VM and one vhost on each Apache
   it("when it comes", async () => {
     const { code, out, err, found } = await change("a site comes", undefined, withSites({ extra }));
     expect(code, out + err).toBe(0);
+    // An Apache that is about to have the vhost asks for the site's front page, by the VIP and so on either VM.
+    for (const vm of ["php1", "php2"] as const) {
+      const { "fleet-site-extra.service": woken = "started", ...others } = found[vm];
+      expect(woken).toBe("started");
+      found[vm] = others;
+    }
     expect(found).toEqual(expected(true));
   });
 

@@ -28,7 +28,7 @@ import {
   type Outcome,
   type Status,
 } from "../lab/lab";
-import { forget, place, put, served } from "./scripts";
+import { anotherBuild, forget, place, put, served, type Build } from "./scripts";
 
 /*
  * Three PHP versions side by side: 8.2 as the lab has it, and 7.4 and 8.4 from the Debian archive, with four PECL modules.
@@ -59,26 +59,10 @@ const near = "near84";
 const sha256 = (data: string | Buffer): string => createHash("sha256").update(data).digest("hex");
 const scratch = fs.mkdtempSync(path.join(os.tmpdir(), "php-versions-"));
 
-interface Build {
-  release: string;
-  source: { url: string; sha256: string };
-  patches?: { file: string; sha256: string }[];
-  modules: string[];
-  pecl: Record<string, { url: string; sha256: string; options?: string[] }>;
-  options?: string[];
-  knownFailures?: string[];
-}
 interface Keys {
   "fleet:php": Record<string, Build>;
   "fleet:mutualised": { php: Record<string, { versions: string[]; hosts: Record<string, string> }> };
   "fleet:sites": string;
-}
-
-/** An archive that the annex serves, as a build names it. */
-function source(name: RegExp): { url: string; sha256: string } {
-  const found = versionSources.find((s) => name.test(s.name));
-  if (!found) throw new Error(`lab/sources.json has no ${String(name)}`);
-  return { url: `http://${annex.address}/${found.name}`, sha256: found.sha256 };
 }
 
 /** The lab's stack with all versions and their sites, changed further by a test; without 7.4 where it is left. */
@@ -89,16 +73,8 @@ function stackWith(change: (keys: Keys) => void = () => undefined, wanted: reado
     const own = keys["fleet:php"]["8.2"];
     const group = keys["fleet:mutualised"].php["php-a"];
     if (!own || !group) throw new Error("the lab's stack has no PHP 8.2 or no group php-a");
-    const pecl = {
-      apcu: source(/^php-apcu/),
-      igbinary: source(/^php-igbinary/),
-      memcached: { ...source(/^php-memcached/), options: ["--disable-memcached-sasl"] },
-      redis: source(/^php-redis/),
-    };
-    for (const version of added.filter((v) => wanted.includes(v))) {
-      const release = releases[version];
-      keys["fleet:php"][version] = { release, source: source(new RegExp(`^php-${release}`)), modules: [...own.modules], pecl };
-    }
+    for (const version of added.filter((v) => wanted.includes(v)))
+      keys["fleet:php"][version] = anotherBuild(releases[version], own.modules);
     const old = keys["fleet:php"]["7.4"];
     if (old) old.knownFailures = Object.keys(failuresOf74);
     if (old) old.patches = [{ file: patch, sha256: sha256(fs.readFileSync(path.join(root, patch))) }];
@@ -487,7 +463,9 @@ describe("two sites on one build", () => {
       [siteOf("8.4"), "env[STORE] = yes"],
       [near, ""],
     ].map(([site, more]) =>
-      [`[${site}]`, "user = www-data", "group = www-data", `listen = /run/twin-${site}`, "pm = static", "pm.max_children = 1", more].join("\n"),
+      [`[${site}]`, "user = www-data", "group = www-data", `listen = /run/twin-${site}`, "pm = static", "pm.max_children = 1", more].join(
+        "\n",
+      ),
     );
     const text = Buffer.from(["[global]", "error_log = /run/twin.log", "pid = /run/twin.pid", ...pools, ""].join("\n")).toString("base64");
     const ask = (site: string): string => `

@@ -4,6 +4,8 @@ import * as os from "os";
 import * as path from "path";
 import * as YAML from "yaml";
 import { configFile, projectDirectory, pulumiEnvironment } from "../../lab/fleet";
+import { annex } from "../../lab/settings";
+import { versionSources } from "../../lab/sources";
 import { changedConfig, on, root, type Outcome } from "../lab/lab";
 
 /** Directory of the tests' own scripts in a site's tree. */
@@ -55,6 +57,35 @@ export function phpexec(words: readonly string[], input = ""): Promise<Outcome> 
   child.stdin?.on("error", () => undefined);
   child.stdin?.end(input);
   return new Promise((resolve) => child.on("close", (code) => resolve({ code: code ?? 255, ...said })));
+}
+
+/** An archive that the annex serves, as a build names it. */
+function source(name: RegExp): { url: string; sha256: string } {
+  const found = versionSources.find((s) => name.test(s.name));
+  if (!found) throw new Error(`lab/sources.json has no ${String(name)}`);
+  return { url: `http://${annex.address}/${found.name}`, sha256: found.sha256 };
+}
+
+/** What the tests declare of a build. */
+export interface Build {
+  release: string;
+  source: { url: string; sha256: string };
+  patches?: { file: string; sha256: string }[];
+  modules: string[];
+  pecl: Record<string, { url: string; sha256: string; options?: string[] }>;
+  options?: string[];
+  knownFailures?: string[];
+}
+
+/** A build of another release than the lab's, with four PECL modules: the same one for all tests, so that it is compiled once. */
+export function anotherBuild(release: string, modules: readonly string[]): Build {
+  const pecl = {
+    apcu: source(/^php-apcu/),
+    igbinary: source(/^php-igbinary/),
+    memcached: { ...source(/^php-memcached/), options: ["--disable-memcached-sasl"] },
+    redis: source(/^php-redis/),
+  };
+  return { release, source: source(new RegExp(`^php-${release}`)), modules: [...modules], pecl };
 }
 
 /** Keys of the lab's stack, as far as the tests change them. */

@@ -284,27 +284,34 @@ describe("each mistake names file, property, value, what is allowed and the reme
     [
       "a PHP group without a VM",
       (c) => (c["mutualised"].php["php-a"].hosts = {}),
-      "Pulumi.lab.yaml: fleet:mutualised.php.php-a.hosts is {}; allowed: at least one VM. Correct the value.",
+      "Pulumi.lab.yaml: fleet:mutualised.php.php-a.hosts is {}; allowed: at least one VM. Add one, or remove the group.",
     ],
     [
       "a release of another version",
       (c) => (c["php"]["8.2"].release = "7.4.33"),
       'Pulumi.lab.yaml: fleet:php.8.2.release is "7.4.33"; allowed: a release of PHP 8.2, such as "8.2.1". Correct it, or declare it under fleet:php."7.4".',
     ],
-    ...["--prefix=/usr", "--enable-option-checking=no", "--disable-option-checking"].map((option): [string, Edit, string] => [
-      `an option that takes ${option.split("=")[0] ?? ""} from the fleet`,
-      (c) => (c["php"]["8.2"].options = [option]),
-      `Pulumi.lab.yaml: fleet:php.8.2.options.0 is "${option}"; allowed: an option other than --prefix, --exec-prefix, --enable-option-checking and --with-php-config. Correct the value.`,
-    ]),
+    ...["--prefix=/usr", "--exec=/usr", "--libdir=/usr/lib", "--enable-option-checking=no", "--disable-option-checking"].map(
+      (option): [string, Edit, string] => [
+        `an option that takes ${option.split("=")[0] ?? ""} from the fleet`,
+        (c) => (c["php"]["8.2"].options = [option]),
+        `Pulumi.lab.yaml: fleet:php.8.2.options.0 is "${option}"; allowed: an --enable-, --disable-, --with- or --without- of configure other than option-checking and php-config. Correct the value.`,
+      ],
+    ),
     ...["10.77.0.101", "10.77.0.31"].map((address): [string, Edit, string] => [
       `sites' code let through to ${address}, where FPM is`,
       (c) => (c["network"].openToSites = [address]),
-      `Pulumi.lab.yaml: fleet:network.openToSites.0 is "${address}"; allowed: an address that no VM or PHP group of the fleet has: sites' code may connect to it. fleet:mutualised.php.php-a.${address.endsWith("101") ? "vip" : "hosts.php1"} has it: name another server.`,
+      `Pulumi.lab.yaml: fleet:network.openToSites.0 is "${address}"; allowed: an address that no VM, PHP group or NAS of the fleet has: sites' code may connect to it. fleet:mutualised.php.php-a.${address.endsWith("101") ? "vip" : "hosts.php1"} has it: name another server.`,
     ]),
+    [
+      "a nameserver at the address of a PHP group",
+      (c) => (c["network"].nameservers = ["10.77.0.101"]),
+      'Pulumi.lab.yaml: fleet:network.nameservers.0 is "10.77.0.101"; allowed: an address that no VM, PHP group or NAS of the fleet has: sites\' code may connect to it. fleet:mutualised.php.php-a.vip has it: name another server.',
+    ],
     [
       "a session store at the address of a PHP group",
       (c) => (c["redis"].address = "10.77.0.101"),
-      'Pulumi.lab.yaml: fleet:redis.address is "10.77.0.101"; allowed: an address that no VM or PHP group of the fleet has: sites\' code may connect to it. fleet:mutualised.php.php-a.vip has it: name another server.',
+      'Pulumi.lab.yaml: fleet:redis.address is "10.77.0.101"; allowed: an address that no VM, PHP group or NAS of the fleet has: sites\' code may connect to it. fleet:mutualised.php.php-a.vip has it: name another server.',
     ],
     [
       "a share too small for PHP",
@@ -339,7 +346,7 @@ describe("each mistake names file, property, value, what is allowed and the reme
     [
       "a variable that decides which php.ini is read",
       (_, s) => (s["sites/lab/wiki.yaml"].php.environment = { PHPRC: "/tmp" }),
-      'sites/lab/wiki.yaml: php.environment.PHPRC is "PHPRC"; allowed: a name other than PATH, TMPDIR, ENV, BASH_*, LD_*, GCONV_PATH, OPENSSL_*, PHP*, FPM_*, FLEET_*. Correct the value.',
+      'sites/lab/wiki.yaml: php.environment.PHPRC is "PHPRC"; allowed: a name other than PATH, TMPDIR, BASH_*, LD_*, GCONV_PATH, OPENSSL_*, PHP*, FPM_*, FLEET_*. Correct the value.',
     ],
     [
       "an empty variable, which FPM does not take",
@@ -445,6 +452,20 @@ it("a VM of any tier may be on another Debian release than its tier, and one tha
   expect(on("bookworm")).toEqual(expect.arrayContaining(kept));
   const before = exampleFleet("prod").fleet.machines.map((m) => [m.name, m.address]);
   expect(machines.filter((m) => m.name !== "build13").map((m) => [m.name, m.address])).toEqual(before);
+});
+
+it("what sites' code may reach is told by where it is: no NAS appliance, but a gateway that relays mail", () => {
+  const reach = (edit: (c: Parameters<Edit>[0]) => void): string[] => mistakes((c) => edit(c));
+  const nas = reach((c) => {
+    c["nas"] = { kind: "appliance", address: "10.77.0.9", export: "/sites" };
+    c["network"].openToSites = ["10.77.0.9"];
+  });
+  expect(nas.filter((told) => told.includes("fleet:nas.address has it"))).toHaveLength(1);
+  expect(reach((c) => (c["mail"] = { relay: c["network"].gateway, domain: "lab.test" }))).toEqual([]);
+});
+
+it("a group without a VM is one mistake, and none of its sites'", () => {
+  expect(mistakes((c) => (c["mutualised"].php["php-a"].hosts = {}))).toHaveLength(1);
 });
 
 it("a module that every PHP has may be named", () => {

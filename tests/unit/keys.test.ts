@@ -40,8 +40,9 @@ it("a digest changes with the secret and with the key, and is the same for the s
   expect(secretDigest("k", "a")).not.toBe(secretDigest("l", "a"));
 });
 
-it("a trial's token is another one for each key, site and port, and tells a regular expression nothing", () => {
-  const parts = fc.tuple(fc.string(), fc.constantFrom("blog", "wiki", "wiki-8"), fc.constantFrom(12000, 12001));
+it("a trial's token is another one for each key, site, version and port, and tells a regular expression nothing", () => {
+  const trials = fc.record({ version: fc.constantFrom("8.2", "8.4"), port: fc.constantFrom(12000, 12001) }, { noNullPrototype: true });
+  const parts = fc.tuple(fc.string(), fc.constantFrom("blog", "wiki", "wiki-8"), trials);
   fc.assert(fc.property(parts, parts, (a, b) => (trialToken(...a) === trialToken(...b)) === (JSON.stringify(a) === JSON.stringify(b))));
-  expect(trialToken("k", "blog", 12000)).toMatch(/^[0-9a-f]{32}$/);
+  expect(trialToken("k", "blog", { version: "8.4", port: 12000 })).toMatch(/^[0-9a-f]{32}$/);
 });

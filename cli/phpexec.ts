@@ -50,7 +50,7 @@ export function chosenSites(sites: readonly FleetSite[], name: string | undefine
   if (chosen.length > 0) return chosen;
   if (name !== undefined) throw new CliError(`the stack has no site ${name}; there are: ${there(sites.map((s) => s.name))}`);
   if (php === undefined) throw new CliError("the stack has no site");
-  throw new CliError(`no site runs PHP ${php ?? ""}; there are: ${there(sites.map((s) => s.php))}`);
+  throw new CliError(`no site runs PHP ${php}; there are: ${there(sites.map((s) => s.php))}`);
 }
 
 /** A VM of the site's group that is in its services and has the site; `turn` spreads many over the group. */

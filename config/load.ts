@@ -332,18 +332,11 @@ function checkReach(c: Draft, file: string): Problem[] {
   for (const open of [...webVips(c), c.network?.gateway ?? ""]) owners.delete(open);
   // Who speaks NFS to an appliance without the kernel's help may say that he is any uid.
   if (c.nas?.kind === "appliance") owners.set(c.nas.address, "fleet:nas.address");
-  const named = [
-    ...(c.network?.nameservers ?? []).map((address, i) => [`network.nameservers.${i}`, address] as const),
-    ...(c.network?.openToSites ?? []).map((address, i) => [`network.openToSites.${i}`, address] as const),
-    ...(c.redis ? [["redis.address", c.redis.address] as const] : []),
-    ...(c.memcached?.servers ?? []).map((server, i) => [`memcached.servers.${i}`, server.split(":")[0] ?? ""] as const),
-    ...(c.mail ? [["mail.relay", c.mail.relay] as const] : []),
-  ];
-  return named.flatMap(([name, value]) => {
-    const owner = owners.get(value);
+  return serversForSites(c).flatMap(({ property, address }) => {
+    const owner = owners.get(address);
     if (owner === undefined) return [];
     const allowed = "an address that no VM, PHP group or NAS of the fleet has: sites' code may connect to it";
-    return [{ file, property: `fleet:${name}`, value, allowed, remedy: `${owner} has it: name another server.` }];
+    return [{ file, property, value: address, allowed, remedy: `${owner} has it: name another server.` }];
   });
 }
 
@@ -762,16 +755,26 @@ function resolve(stack: string, config: Fleet["config"], sites: readonly Site[],
 const portsOf = ({ port, php: { trial } }: Site): number[] => [port, ...(trial ? [trial.port] : [])];
 
 /** Addresses on which the fleet's web services answer. */
-function webVips({ mutualised, moodle, dedicated }: Partial<Pick<StackConfig, "mutualised" | "moodle" | "dedicated">>): string[] {
+function webVips({ mutualised, moodle, dedicated }: Draft): string[] {
   return [mutualised?.vip, moodle?.vip, ...Object.values(dedicated ?? {}).map((d) => d.vip)].filter((a) => a !== undefined);
 }
 
+/** Servers that are not the fleet's own, to which sites' code may connect. */
+function serversForSites({ network, redis, memcached, mail }: Draft): Placed[] {
+  const named = [
+    ...(network?.nameservers ?? []).map((address, i) => [`network.nameservers.${i}`, address] as const),
+    ...(network?.openToSites ?? []).map((address, i) => [`network.openToSites.${i}`, address] as const),
+    ["redis.address", redis?.address] as const,
+    ...(memcached?.servers ?? []).map((server, i) => [`memcached.servers.${i}`, server.split(":")[0]] as const),
+    ["mail.relay", mail?.relay] as const,
+  ];
+  return named.flatMap(([name, address]) => (address === undefined ? [] : [{ property: `fleet:${name}`, address }]));
+}
+
 /** Of the fleet's own network, which is closed to sites' code, what they need: see `fleet:network.openToSites`. */
-function reachableBySites({ network, mutualised, dedicated, moodle, redis, memcached, mail }: StackConfig): string[] {
-  const vips = webVips({ mutualised, moodle, dedicated });
-  const stores = [redis?.address, ...(memcached?.servers ?? []).map((server) => server.split(":")[0])];
-  const all = [...vips, ...stores, mail?.relay, ...network.nameservers, ...network.openToSites].filter((a) => a !== undefined);
-  return [...new Set(all)].filter((a) => inNetwork(a, network.cidr)).sort();
+function reachableBySites(config: StackConfig): string[] {
+  const all = [...webVips(config), ...serversForSites(config).map(({ address }) => address)];
+  return [...new Set(all)].filter((a) => inNetwork(a, config.network.cidr)).sort();
 }
 
 /** The typed list from which the directors balance: web on 80 and 443, each PHP group on its sites' ports. */

@@ -117,7 +117,7 @@ export function fpmPart(machine: Pick<Machine, "debian">, group: PhpGroup, aroun
  */
 export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSurroundings): Partial<HostContent> {
   const [unit, directory] = [siteUnit(site), `/etc/fleet/php/${site.name}`];
-  const service = { name: site.name, unit, directory, port: site.port, build, drain: true };
+  const service = { name: site.name, unit, directory, port: site.port, build, trial: false };
   const place = { kind: "fastcgi", address: vip, port: site.port } as const;
   const pool = { unit: `${unit}.service`, children: site.php.maxChildren };
   return {
@@ -144,15 +144,7 @@ export function sitePart(site: Site, build: PhpBuild, vip: string, around: FpmSu
  * responder asks it: one that is broken fails no change and takes no VM away.
  */
 export function trialPart(site: Site, port: number, build: PhpBuild, vip: string, around: FpmSurroundings): Partial<HostContent> {
-  const service = {
-    name: `the trial of ${site.name}`,
-    unit: trialUnit(site),
-    directory: trialDirectory(site),
-    port,
-    build,
-    drain: false,
-    trial: true,
-  };
+  const service = { name: `the trial of ${site.name}`, unit: trialUnit(site), directory: trialDirectory(site), port, build, trial: true };
   return servicePart(site, service, vip, around);
 }
 
@@ -165,16 +157,14 @@ interface FpmService {
   readonly directory: string;
   readonly port: number;
   readonly build: PhpBuild;
-  /** Whether its port closes only on a VM that is out of its services. */
-  readonly drain: boolean;
-  /** Whether it is a trial, which goes first where memory is short. @default false */
-  readonly trial?: boolean;
+  /** Its port closes without a drain, and it goes first where memory is short. */
+  readonly trial: boolean;
 }
 
 /** Socket, service, pool and php.ini, and what checks them. */
 function servicePart(
   site: Site,
-  { name, unit, directory, port, build, drain, trial }: FpmService,
+  { name, unit, directory, port, build, trial }: FpmService,
   vip: string,
   around: FpmSurroundings,
 ): Partial<HostContent> {
@@ -182,7 +172,7 @@ function servicePart(
   const own = { owner: "root", group: site.uid, mode: "0640" };
   const { artefact, release: version } = build;
   const common = { name: site.name, title: name, unit, directory, vip, port, uid: site.uid, artefact, version };
-  const service = { ...common, slice: siteSlice(site), trial: trial ?? false, box: box(site, around.network) };
+  const service = { ...common, slice: siteSlice(site), trial, box: box(site, around.network) };
   const fpm = {
     ...common,
     clients: [...around.apacheAddresses, "127.0.0.1"].join(","),
@@ -231,7 +221,7 @@ function servicePart(
       },
     ],
     units: [
-      { name: `${unit}.socket`, restart: [`${unitDirectory}/${unit}.socket`], drain },
+      { name: `${unit}.socket`, restart: [`${unitDirectory}/${unit}.socket`], drain: !trial },
       {
         name: `${unit}.service`,
         // Its namespace keeps the file system that it was started with.

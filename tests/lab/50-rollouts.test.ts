@@ -1,11 +1,11 @@
 import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { changedCheckout, changedConfig, edit, mixed, on, pulumi } from "./lab";
-import { changes, kinds, printRows, rollOut, type Kind } from "./rollouts";
+import { changes, closesSocket, kinds, printRows, rollOut, undrained, type Edit, type Kind } from "./rollouts";
 
 afterAll(printRows);
 
 /** A checkout with several changes at once. */
-async function checkoutWith(...edits: readonly (readonly [file: string, change: (text: string) => string])[]): Promise<string> {
+async function checkoutWith(...edits: readonly Edit[]): Promise<string> {
   const [[file, first] = ["", String], ...others] = edits;
   const copy = await changedCheckout(file, first);
   for (const [more, change] of others) edit(copy, more, change);
@@ -67,13 +67,6 @@ describe("the same client sees requests fail", () => {
     expect(code, out + err).toBe(0);
   });
 
-  /** converge itself would drain for a unit that was fragile before the change, whatever the new bundle says. */
-  const undrained = [
-    "host/plan.py",
-    (text: string) =>
-      text.replace("return [name for name, action in plan.items() if action in", "return [name for name, action in () if action in"),
-  ] as const;
-
   it("when Apache is restarted without being drained", async () => {
     const { file, edit: newer } = changes(1)["Apache's unit"];
     const { seen } = await rollOut("drain turned off", mixed, await checkoutWith([file, newer], undrained));
@@ -82,10 +75,7 @@ describe("the same client sees requests fail", () => {
 
   it("when a PHP change closes the site's socket", async () => {
     const { file, edit: newer } = changes(1)["php.ini"];
-    const held = "{ name: `${unit}.socket`, restart: [`${unitDirectory}/${unit}.socket`], drain }";
-    const closed = "{ name: `${unit}.socket`, restart: [`${directory}/`], drain }";
-    const copy = await checkoutWith([file, newer], undrained, ["templates/php/fpm.ts", (text) => text.replace(held, () => closed)]);
-    const { seen } = await rollOut("held socket turned off", mixed, copy);
+    const { seen } = await rollOut("held socket turned off", mixed, await checkoutWith([file, newer], undrained, closesSocket));
     expect(seen.failed).toBeGreaterThan(0);
   });
 });

@@ -26,6 +26,89 @@ export const sshd = (line: string): Mistake["edits"] =>
     '{ name: "ssh.service", reload: ["/etc/ssh/sshd_config.d/"] }',
   );
 
+/** The mistakes that `npm test` rolls out; `npm run soak` has more. */
+export const mistakes: readonly Mistake[] = [
+  {
+    what: "bad Apache configuration",
+    host: "web1",
+    edits: [["templates/apache/fleet.conf.mustache", "KeepAlive On", "KeepAlive Sometimes"]],
+    message: /web1: check apache2 -t failed[^]*KeepAlive/,
+  },
+  {
+    what: "bad vhost",
+    host: "web1",
+    edits: [["templates/apache/vhost.conf.mustache", "DocumentRoot", "DocumentRot"]],
+    message: /web1: check apache2 -t failed[^]*DocumentRot/,
+  },
+  {
+    what: "vhost that asks another port for PHP",
+    host: "web1",
+    edits: [["templates/apache/vhost.conf.mustache", 'SetHandler "proxy:fcgi://{{vip}}:{{port}}', 'SetHandler "proxy:fcgi://{{vip}}:9']],
+    message: /web1: check sites that work now failed: [^]*blog \(blog.lab.test\) answers \d+ now, and would answer 503/,
+  },
+  {
+    what: "check that every server would fail",
+    host: "lb1",
+    edits: [["templates/lvs/keepalived.conf.mustache", "path /ready", "path /readyx"]],
+    message:
+      /lb1: check servers that take requests now failed: \S+ takes requests now, and its new check \(\/readyx, port 8100\) fails: status 404/,
+  },
+  {
+    what: "bad pool",
+    host: "php1",
+    edits: [["templates/php/fpm.conf.mustache", "pm = ondemand", "pm = whenever"]],
+    message: /php1: check php-fpm -t of \w+ failed: .*fpm.conf:\d+. unable to parse value for entry 'pm'/,
+  },
+  {
+    what: "bad php.ini",
+    host: "php1",
+    edits: [["templates/php/php.ini.mustache", "expose_php = Off", "expose_php = (Off"]],
+    message: /php1: check php.ini of \w+ failed[^]*syntax error/,
+  },
+  {
+    what: "wall of a site's box that is misspelt",
+    host: "php1",
+    edits: [["templates/php/box.mustache", "TemporaryFileSystem=", "TemporaryFilesystem="]],
+    message: /php1: check systemd-analyze verify failed: [^]*Unknown key 'TemporaryFilesystem'/,
+  },
+  {
+    what: "bad keepalived configuration",
+    host: "lb1",
+    edits: [["templates/lvs/keepalived.conf.mustache", "state BACKUP", "state BAKCUP\n    unknown_word"]],
+    message: /lb1: check keepalived failed[^]*unknown_word/,
+  },
+  {
+    what: "bad sshd_config",
+    host: "web1",
+    edits: [
+      ...sshd("PermitRootLogin perhaps"),
+      ["templates/apache/apache.ts", "    checks: [", '    checks: [{ name: "sshd -t", argv: ["/usr/sbin/sshd", "-t"] }, '],
+    ],
+    message: /web1: check sshd -t failed: .*90-fleet.conf line 1: unsupported option "perhaps"/,
+  },
+  {
+    what: "unit that does not start",
+    host: "web1",
+    edits: inApache(
+      '{ path: "/etc/systemd/system/fleet-extra.service", text: "[Service]\\nType=oneshot\\nExecStart=/bin/false\\n" }',
+      '{ name: "fleet-extra.service" }',
+    ),
+    message: /web1: .*fleet-extra.service failed/,
+  },
+  {
+    what: "probe that fails",
+    host: "web1",
+    edits: [
+      [
+        "templates/apache/apache.ts",
+        "probes: doors.map((door) => ({ ...door, within: 10 }))",
+        'probes: [{ name: "Apache answers", kind: "http", url: "http://127.0.0.1/none", status: [200], within: 3 }]',
+      ],
+    ],
+    message: /web1: probe Apache answers failed for 3 s: status 40[34], expected \[200\]/,
+  },
+];
+
 /** Live generation of a machine, and whether its last change is settled and its requests are taken. */
 export const state = async (name: string): Promise<string> =>
   (

@@ -60,6 +60,21 @@ export const changes = (n = 0) =>
 export type Kind = keyof ReturnType<typeof changes>;
 export const kinds = Object.keys(changes()) as Kind[];
 
+/** A change of one file of the program that takes a promise away. */
+export type Edit = readonly [file: string, change: (text: string) => string];
+
+/** converge itself would drain for a unit that was fragile before the change, whatever the new bundle says. */
+export const undrained: Edit = [
+  "host/plan.py",
+  (text) => text.replace("return [name for name, action in plan.items() if action in", "return [name for name, action in () if action in"),
+];
+
+/** A change of the site's own files starts its socket anew, not its service alone. */
+export const closesSocket: Edit = [
+  "templates/php/fpm.ts",
+  (text) => text.replace("restart: [`${unitDirectory}/${unit}.socket`]", () => "restart: [`${directory}/`]"),
+];
+
 const rows: string[] = [];
 export const row = (what: string, seen: Seen): void => {
   const each = Object.entries(seen.kinds).map(([kind, k]) => `${kind} ${k.failed}/${k.sent} p99 ${k.p99.toFixed(2)} s`);

@@ -423,7 +423,7 @@ function checkReferences(c: Draft, file: string): Problem[] {
 }
 
 /** Memory of a PHP VM that is not the sites': Debian, sshd, the health responder, and room for a change. */
-const systemMb = 256;
+export const systemMb = 256;
 
 /** Most that a site takes which does not say how much: five children of an ordinary application and its OPcache. */
 const siteMb = 512;

@@ -741,6 +741,7 @@ def stored(wanted: dict) -> dict | None:
             known = json.load(source)
         if identity(known["recipe"]) == identity(recipe(wanted)) and digest_of(f"{place}.tar.zst") == known["sha256"]:
             return known
+        say(f"{place}.tar.zst is not what its record tells: it is built anew")
     except (FileNotFoundError, ValueError, KeyError):
         pass
     return None

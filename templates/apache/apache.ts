@@ -22,7 +22,11 @@ const overrides = [
   "ExpiresDefault", "Redirect", "RedirectMatch", "Require", "RewriteBase", "RewriteCond", "RewriteEngine", "RewriteRule",
 ]; // prettier-ignore
 
-const threadsPerChild = 25;
+/** httpd's own ThreadLimit. */
+const threadsPerChild = 64;
+
+/** Of a process's threads, how many may wait for the PHP of one site. */
+const mostOfASite = threadsPerChild / 2;
 
 /** Port of this VM alone on which a candidate is tried. */
 const trialPort = 8443;
@@ -42,7 +46,9 @@ export function apachePart(
     name: machine.name,
     modules: modules.map((module) => ({ module })),
     processes,
+    threads: threadsPerChild,
     workers: processes * threadsPerChild,
+    slots: 4 * processes,
     trialPort,
   };
   // As a visitor comes who names no site; a VIP is local to the VM that is asked.
@@ -101,6 +107,7 @@ export function vhostFile(site: Site, vip: string | undefined): { path: string; 
     phpVersion: site.php.version,
     group: site.php.group,
     timeout: 120,
+    most: mostOfASite,
     trial: trialView(site),
   };
   return { path: `/etc/fleet/vhosts/${site.name}.conf`, text: render(__dirname, "vhost.conf", view) };

@@ -1,4 +1,4 @@
-import { healthPort } from "../../config/load";
+import { healthPort, systemMb } from "../../config/load";
 import { atLeast, buildsOn } from "../../config/php-builds";
 import type { FleetSetting } from "../../config/php-ini";
 import type { Fleet, Machine, PhpBuild, PhpGroup, Site } from "../../config/model";
@@ -75,7 +75,7 @@ export function restPart(address: string, seconds: number): Partial<HostContent>
  * All sites of a group on one of its VMs, each a service of its own; see {@link sitePart} and {@link trialPart}.
  * Beside it, what runs their scripts.
  */
-export function fpmPart(machine: Pick<Machine, "debian">, group: PhpGroup, around: FpmSurroundings): Partial<HostContent> {
+export function fpmPart(machine: Pick<Machine, "debian" | "memoryMb">, group: PhpGroup, around: FpmSurroundings): Partial<HostContent> {
   const builds = buildsOn(machine, group.builds);
   const buildOf = (site: Site, version: string): PhpBuild => {
     const build = builds.find((b) => b.version === version);
@@ -99,6 +99,7 @@ export function fpmPart(machine: Pick<Machine, "debian">, group: PhpGroup, aroun
     packages: [...builds.flatMap((b) => b.runPackages), ...(around.mail ? ["ca-certificates", "msmtp"] : [])],
     files: [
       { path: "/etc/sysusers.d/fleet-sites.conf", text: `# Managed by the fleet program.\n${users.join("")}` },
+      unitFile("sites.slice", render(__dirname, "sites.slice", { memoryMb: machine.memoryMb - systemMb })),
       ...["phpexec.py", "cron.py"].map(programFile),
       ...parts.flatMap((p) => p.files ?? []),
     ],

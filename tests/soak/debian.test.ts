@@ -3,8 +3,9 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 import * as YAML from "yaml";
 import { builderTargets } from "../../cli/phptools";
 import { relocated } from "../../lab/settings";
-import { changedConfig, fleet, mixed, on, pulumi, root, run, status, type Outcome } from "../lab/lab";
+import { changedConfig, curl, fleet, mixed, on, pulumi, root, run, status, type Outcome } from "../lab/lab";
 import { printRows, rollOut } from "../lab/rollouts";
+import { clear, place, put, served } from "./scripts";
 
 /** The lab's stack on the way to trixie: its template, its builder, and one of the two PHP VMs on it. */
 function withTrixie(text: string): string {
@@ -27,7 +28,7 @@ const release = async (vm: string): Promise<string> =>
   /^VERSION_CODENAME=(.*)$/m.exec(await on(vm, "cat /etc/os-release"))?.[1] ?? "unknown";
 
 /** PHP version that each PHP VM names in its answers of the status site, and its build. */
-async function served(): Promise<Record<string, string>> {
+async function answering(): Promise<Record<string, string>> {
   const seen: Record<string, string> = {};
   for (let i = 0; i < 60 && Object.keys(seen).length < 2; i++) {
     const { host, php } = await status();
@@ -39,6 +40,18 @@ async function served(): Promise<Record<string, string>> {
 /** The build that a VM starts the status site with. */
 const buildOf = async (vm: string): Promise<string> =>
   (await on(vm, "grep -oPm1 '/opt/php/\\K[^/]+' /etc/systemd/system/fleet-site-status.service")).trim();
+
+/** Says where it runs, and what it has of its neighbour; `tests/soak/hostile.test.ts` has these attacks' twins. */
+const attack = `<?php
+$got = array_filter([
+  'file' => @file_get_contents('/srv/sites/wiki/htdocs/index.php'),
+  'unit' => @file_get_contents('/etc/systemd/system/fleet-site-wiki.service'),
+  'processes' => array_filter(glob('/proc/[0-9]*'), fn($p) => @fileowner($p) !== posix_geteuid()),
+  'port of its own' => is_resource(@stream_socket_server('tcp://0.0.0.0:0')),
+  'FastCGI' => is_resource(@fsockopen('${relocated("10.77.0.101")}', 10002, $e, $s, 2)),
+]);
+echo gethostname(), is_readable(__FILE__) ? ' has ' : ' cannot read ', 'its own page', ...array_map(fn($what) => ", $what", array_keys($got));
+`;
 
 let config = "";
 beforeAll(async () => {
@@ -68,7 +81,7 @@ it("a PHP VM is replaced by one of the next Debian release under load, and no re
 });
 
 it("both serve every site with the same PHP version, each by the build of its own release", async () => {
-  const versions = await served();
+  const versions = await answering();
   expect(Object.keys(versions).sort()).toEqual(["php1", "php2"]);
   expect(versions["php2"]).toBe(versions["php1"]);
   const builds = { php1: await buildOf("php1"), php2: await buildOf("php2") };
@@ -78,6 +91,14 @@ it("both serve every site with the same PHP version, each by the build of its ow
   expect(await on("php1", "ls /opt/php")).not.toContain(builds.php2);
   const listed = await run("tsx", [path.join(root, "cli", "phptools.ts"), "list", "-s", "lab", "--config-file", config]);
   for (const build of Object.values(builds)) expect(listed.out, listed.err).toContain(build);
+});
+
+it("and a site gets nothing of its neighbour on either", async () => {
+  await put("status", "attack.php", attack, served);
+  const said = new Set<string>();
+  for (let i = 0; i < 60 && said.size < 2; i++) said.add((await curl(`http://status.lab.test/${place}/attack.php`)).out);
+  await clear("status");
+  expect([...said].sort()).toEqual(["php1 has its own page", "php2 has its own page"]);
 });
 
 it("the mixed group is what the stack says: nothing to change, nothing edited, all well", async () => {

@@ -12,7 +12,7 @@ import { clear, place, put, served, siteFile, withSites } from "./scripts";
  * - The neighbour is asked at a constant rate, whatever became of the requests before, and at one that leaves
  *   the VMs idle most of the time.
  * - Windows with and without the attack alternate, on both VMs and in both orders, and p99 is that of all windows of a kind
- *   together (rounds x window x 8 requests): what else goes on falls on both kinds.
+ *   together (rounds x window x rate): what else goes on falls on both kinds.
  * - What an attack burns of the VM's only CPU is burnt in the window without it too, by work that gets what nobody else
  *   wants (CPUWeight=idle). A share of a CPU is no promise of when it comes: a process that wakes may wait for the
  *   kernel's next tick, 10 ms in the lab's, and no wall is stronger than that one. It takes from the VMs in front as well.
@@ -23,6 +23,8 @@ import { clear, place, put, served, siteFile, withSites } from "./scripts";
 const rounds = ["php1", "php2"] as const;
 /** Seconds of a window; FLEET_WINDOW overrides it. */
 const windowSeconds = Number(process.env["FLEET_WINDOW"] ?? 30);
+/** Requests a second to the neighbour. */
+const rate = 20;
 /** Seconds that what has been started has until a window begins. */
 const settling = 5;
 /** The issue's own figure: p99 with the attack by p99 without. */
@@ -147,7 +149,7 @@ type Page = Parameters<typeof startProbe>[2];
 
 /** The neighbour, asked for one window. */
 async function neighbour(page: Page): Promise<Seen> {
-  const probe = startProbe(["get=0.125"], 10, page);
+  const probe = startProbe([`get=${1 / rate}`], 10, page);
   await sleep(windowSeconds);
   return probe.stop();
 }
@@ -229,11 +231,11 @@ const rows: string[] = [];
 async function attacked(vm: string, { name, attack = name, step = 0.5 }: Attack, page?: Page): Promise<Attacked> {
   const refused = await refusals(vm);
   const path = `/${place}/attack.php?attack=${encodeURIComponent(attack)}`;
+  const had = await cpuOf(vm);
   const hostile = startProbe([`get=${step}`], 60, { host: "wiki.lab.test", path });
   await sleep(settling);
-  const had = await cpuOf(vm);
   const seen = await neighbour(page);
-  const share = Math.min(0.98, ((await cpuOf(vm)) - had) / windowSeconds);
+  const share = Math.min(0.98, ((await cpuOf(vm)) - had) / (settling + windowSeconds));
   const said = (await curl(`http://status.lab.test/${place}/needs.php`)).out;
   const lacked = said === "works" ? [] : [said.slice(0, 80) || "no answer"];
   const fate = await outcome(vm);

@@ -156,8 +156,9 @@ async function neighbour(page: Page): Promise<Seen> {
 
 /** Seconds of CPU that the attacker has had on a VM. */
 const cpuOf = async (vm: string): Promise<number> => {
-  const shown = await on(vm, `cat /sys/fs/cgroup/sites.slice/${slice}/cpu.stat`);
-  return Number(/^usage_usec (\d+)$/m.exec(shown)?.[1]) / 1e6;
+  // A slice whose site sleeps may not be there yet.
+  const shown = await on(vm, `cat /sys/fs/cgroup/sites.slice/${slice}/cpu.stat 2> /dev/null || true`);
+  return Number(/^usage_usec (\d+)$/m.exec(shown)?.[1] ?? 0) / 1e6;
 };
 
 /** Has a VM burn a share of its CPU, as far as nobody wants it, until `end`. */
@@ -178,7 +179,7 @@ async function burn(vm: string, share: number): Promise<{ end: () => Promise<unk
 const refusals = async (vm: string): Promise<number> => {
   const shown = await on(
     vm,
-    `cd /sys/fs/cgroup/sites.slice/${slice} && awk '$1 == "max" { n += $2 } END { print n }' memory.events pids.events`,
+    `cd /sys/fs/cgroup/sites.slice/${slice} && awk '$1 == "max" { n += $2 } END { print n }' memory.events pids.events 2> /dev/null || true`,
   );
   return Number(shown);
 };

@@ -224,6 +224,7 @@ async function calm(vm: string): Promise<void> {
     end,
     `systemctl stop ${unit}.socket ${unit}.service`,
     end,
+    `systemctl reset-failed ${unit}.service`,
     // Not while a process of the service still waits for the NAS.
     `for n in $(seq 30); do systemctl start ${unit}.socket 2> /dev/null && exit; sleep 1; done; systemctl start ${unit}.socket`,
   ];

@@ -259,7 +259,11 @@ async function attacked(vm: string, { name, attack = name, step = 0.5, cleanUp }
   const got = Object.keys(bodies).slice(0, 2).join(" / ") || "nothing";
   // An attack that failed would leave its neighbour alone as well.
   expect(limited || Object.keys(bodies).some((body) => worked.test(body)), `${name} on ${vm}: ${got}`).toBe(true);
-  await cleanUp?.();
+  if (cleanUp) {
+    await cleanUp();
+    // Until then more of it may have come.
+    await calm(vm);
+  }
   const told = `  ${vm}: ${(share * 100).toFixed(0)} % of a CPU, ${fate}; of ${sent} requests ${JSON.stringify(errors)}; got ${got}`;
   return { seen, share, lacked, told };
 }

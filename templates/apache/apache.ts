@@ -1,6 +1,6 @@
 import type { Machine, Site } from "../../config/model";
+import { documentRootOf, writableOf } from "../application/tree";
 import type { HostContent } from "../content";
-import { sitesDirectory } from "../nas/mount";
 import { programFile } from "../programs";
 import { render } from "../render";
 import { trialCheck, unitDirectory, unitFile } from "../system/system";
@@ -100,7 +100,9 @@ export function vhostFile(site: Site, vip: string | undefined): { path: string; 
     host,
     aliases,
     redirect: site.https === "redirect",
-    root: `${sitesDirectory}/${site.name}/${site.documentRoot}`,
+    root: documentRootOf(site),
+    fallback: site.code?.fallback ?? false,
+    written: writableOf(site).filter(({ url }) => url !== false),
     overrides: overrides.join(" "),
     vip,
     port: site.port,

@@ -173,7 +173,8 @@ def unpack(bundle: Bundle) -> None:
         if name.endswith(".part"):
             shutil.rmtree(f"{GENERATIONS}/{name}")
     aside = f"{home(bundle.id)}.part"
-    os.makedirs(f"{aside}/etc")
+    # Units tell the environment and arguments of what they run; only systemd reads them, and no site those of another.
+    os.makedirs(f"{aside}/etc/systemd/system", mode=0o700)
     missing, found = [], {}
     same = manifest(live()) if os.path.islink(CURRENT) else {}
     for path, entry in bundle.entries.items():

@@ -56,6 +56,14 @@ class Applying(OnAMachine):
         self.assertEqual(0o640, (self.machine.root / "etc/web.conf").stat().st_mode & 0o777)
         self.assertEqual(["start web.service"], self.machine.calls())
 
+    def test_a_site_reads_no_units_as_they_tell_what_others_are_given(self):
+        unit, other = "/etc/systemd/system/web.service", "/etc/systemd/network/x.network"
+        self.machine.report(bundle(file(unit, "Environment=KEY=of-a-neighbour\n"), file(other, "for all\n")))
+        self.machine.root.chmod(0o755)
+        nobody = ["setpriv", "--reuid=65534", "--clear-groups", "cat"]
+        seen = [subprocess.run([*nobody, f"{self.machine.root}{path}"], capture_output=True) for path in (unit, other)]
+        self.assertEqual([b"", b"for all\n"], [done.stdout for done in seen], seen)
+
     def test_nothing_to_change_writes_nothing_and_touches_no_unit(self):
         self.machine.report(web("one\n"))
         self.machine.calls()

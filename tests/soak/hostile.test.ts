@@ -274,6 +274,7 @@ describe("a hostile site", () => {
     edit(copy, "templates/php/fpm.ts", (text) => text.replace('mode: "0640" }', 'mode: "0644" }'));
     edit(copy, "templates/php/fpm.ts", (text) => text.replace(/^ +"net.ipv4.ip_unprivileged_port_start".*\n/m, ""));
     edit(copy, "templates/nas/server.ts", (text) => text.replace('mode: "0710"', 'mode: "0711"'));
+    edit(copy, "host/store.py", (text) => text.replace("mode=0o700", "mode=0o755"));
     edit(copy, "templates/php/fpm.conf.mustache", (text) =>
       text
         .replaceAll(/^(listen.allowed_clients|php_admin_value\[auto_prepend_file\]).*\n/gm, "")

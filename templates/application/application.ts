@@ -2,7 +2,7 @@ import { applicationPort, configDirectory } from "../../config/applications";
 import type { Application, Fleet, Machine } from "../../config/model";
 import { inNetwork, isIPv4 } from "../../config/network";
 import { buildsOn } from "../../config/php-builds";
-import { apachePart } from "../apache/apache";
+import { apachePart, threadsPerChild } from "../apache/apache";
 import type { HostContent } from "../content";
 import { moodleConfig, pendingCheck } from "../moodle/moodle";
 import { mountPart } from "../nas/mount";
@@ -53,7 +53,8 @@ export function applicationParts(machine: Machine, application: Application, fle
   return [
     vipPart([vip], fpmSysctls),
     mountPart(nas, "rw"),
-    apachePart(machine, vip, [site], { [site.php.group]: loopback }),
+    // There is no other site to leave threads to.
+    apachePart(machine, vip, [site], { [site.php.group]: loopback }, threadsPerChild),
     fpmPart(machine, group, surroundings(application, fleet)),
     restPart(machine.address, idleSeconds),
     configPart(machine, application, fleet),

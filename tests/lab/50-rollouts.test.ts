@@ -38,7 +38,7 @@ describe("a rollout under load loses no request", () => {
   });
 
   it("a PHP build", async () => {
-    const served = (): Promise<string> => on("php1", "grep -o '/opt/php/[^/]*' /etc/systemd/system/fleet-site-status.service");
+    const served = (): Promise<string> => on("php1", "sudo grep -o '/opt/php/[^/]*' /etc/systemd/system/fleet-site-status.service");
     const before = await served();
     const backlog = (): Promise<string> => on("web1", "cat /proc/sys/net/core/somaxconn");
     expect(await backlog()).toBe("4000\n");

@@ -44,7 +44,7 @@ const web1 = relocated("10.77.0.21");
 
 /** Every kind of edit on every VM where it makes sense. */
 async function candidates(): Promise<Edit[]> {
-  const [build = ""] = (await on("php1", "grep -hoP '/opt/php/\\K[^/]+' /etc/systemd/system/fleet-site-*.service")).trim().split("\n");
+  const [build = ""] = (await on("php1", "sudo grep -hoP '/opt/php/\\K[^/]+' /etc/systemd/system/fleet-site-*.service")).trim().split("\n");
   const edits: Edit[] = [];
   const add = (vm: string, kind: string, name: string, make: string, undo: string, ...also: string[]): void =>
     void edits.push({ vm, make, undo, found: [`${vm} ${kind} ${name}`, ...also.map((a) => `${vm} ${a}`)] });

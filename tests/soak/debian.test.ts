@@ -39,7 +39,7 @@ async function answering(): Promise<Record<string, string>> {
 
 /** The build that a VM starts the status site with. */
 const buildOf = async (vm: string): Promise<string> =>
-  (await on(vm, "grep -oPm1 '/opt/php/\\K[^/]+' /etc/systemd/system/fleet-site-status.service")).trim();
+  (await on(vm, "sudo grep -oPm1 '/opt/php/\\K[^/]+' /etc/systemd/system/fleet-site-status.service")).trim();
 
 /** Says where it runs, and what it has of its neighbour; `tests/soak/hostile.test.ts` has these attacks' twins. */
 const attack = `<?php
@@ -50,7 +50,7 @@ $got = array_filter([
   'port of its own' => is_resource(@stream_socket_server('tcp://0.0.0.0:0')),
   'FastCGI' => is_resource(@fsockopen('${relocated("10.77.0.101")}', 10002, $e, $s, 2)),
 ]);
-echo gethostname(), is_readable(__FILE__) ? ' has ' : ' cannot read ', 'its own page', ...array_map(fn($what) => ", $what", array_keys($got));
+echo gethostname(), is_readable(__FILE__) ? ' has ' : ' cannot read ', implode(', ', ['its own page', ...array_keys($got)]);
 `;
 
 let config = "";

@@ -42,7 +42,7 @@ async function answered(...options: string[]): Promise<{ build: string; vary: st
 
 /** The build that a unit of php1 starts. */
 const buildOf = async (unit: string): Promise<string> =>
-  (await on("php1", `grep -oPm1 '/opt/php/\\K[^/]+' /etc/systemd/system/${unit}.service`)).trim();
+  (await on("php1", `sudo grep -oPm1 '/opt/php/\\K[^/]+' /etc/systemd/system/${unit}.service`)).trim();
 
 beforeAll(async () => {
   await sourcesUp(versionSources);

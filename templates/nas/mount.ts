@@ -36,12 +36,13 @@ export function mountPart(
 ): Partial<HostContent> {
   const extra = nas.kind === "appliance" ? nas.mountOptions : [];
   const linkless = links === "none";
+  const flags = ["nosuid", "nodev", "noatime"];
   const view = {
     server: nas.address,
     export: nas.kind === "appliance" ? nas.export : nasSitesDirectory,
-    options: ["vers=4.2", "hard", "nosuid", "nodev", "noatime", "lookupcache=pos", access, ...extra].join(","),
+    options: ["vers=4.2", "hard", ...flags, "lookupcache=pos", access, ...extra].join(","),
     linkless,
-    access,
+    remount: ["remount", "bind", access, ...flags, "nosymfollow"].join(","),
   };
   const [unit, wall] = [sitesMount, "fleet-nosymfollow.service"];
   const own = `${unitDirectory}/${unit}`;

@@ -1,16 +1,8 @@
 import { afterAll, afterEach, describe, expect, it } from "vitest";
-import { changedCheckout, changedConfig, edit, mixed, on, pulumi } from "./lab";
-import { changes, closesSocket, kinds, printRows, rollOut, undrained, type Edit, type Kind } from "./rollouts";
+import { buildOf, changedConfig, checkoutWith, mixed, on, pulumi } from "./lab";
+import { changes, closesSocket, kinds, printRows, rollOut, undrained, type Kind } from "./rollouts";
 
 afterAll(printRows);
-
-/** A checkout with several changes at once. */
-async function checkoutWith(...edits: readonly Edit[]): Promise<string> {
-  const [[file, first] = ["", String], ...others] = edits;
-  const copy = await changedCheckout(file, first);
-  for (const [more, change] of others) edit(copy, more, change);
-  return copy;
-}
 
 describe("a rollout under load loses no request", () => {
   afterEach(async () => {
@@ -38,8 +30,7 @@ describe("a rollout under load loses no request", () => {
   });
 
   it("a PHP build", async () => {
-    const served = (): Promise<string> => on("php1", "sudo grep -o '/opt/php/[^/]*' /etc/systemd/system/fleet-site-status.service");
-    const before = await served();
+    const before = await buildOf("php1");
     const backlog = (): Promise<string> => on("web1", "cat /proc/sys/net/core/somaxconn");
     expect(await backlog()).toBe("4000\n");
     // An option that changes nothing but the build.
@@ -48,7 +39,7 @@ describe("a rollout under load loses no request", () => {
     expect(code, said).toBe(0);
     expect(said).toMatch(/php1: changed .*; restart fleet-site-blog.service/);
     expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
-    expect(await served()).not.toBe(before);
+    expect(await buildOf("php1")).not.toBe(before);
     // A kernel parameter that the change before set has gone with it.
     expect(await backlog()).toBe("4096\n");
   });

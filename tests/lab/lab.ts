@@ -252,8 +252,18 @@ export function temporary(what: string): string {
   return folder;
 }
 
+/** The PHP build that a unit of a machine starts; units are root's to read. */
+export const buildOf = async (name: string, unit = "fleet-site-status"): Promise<string> =>
+  (await on(name, `sudo grep -oPm1 '/opt/php/\\K[^/]+' /etc/systemd/system/${unit}.service`)).trim();
+
+/** A change of one file of the program. */
+export type Edit = readonly [file: string, change: (text: string) => string];
+
 /** A copy of the checkout in which one file is changed: what a commit of a colleague would be. */
-export async function changedCheckout(file: string, change: (text: string) => string): Promise<string> {
+export const changedCheckout = (...only: Edit): Promise<string> => checkoutWith(only);
+
+/** The same with several changes at once. */
+export async function checkoutWith(...edits: readonly Edit[]): Promise<string> {
   const copy = temporary("fleet-checkout");
   for (const name of [
     "Pulumi.yaml",
@@ -273,15 +283,19 @@ export async function changedCheckout(file: string, change: (text: string) => st
   for (const name of fs.readdirSync(projectDirectory).filter((n) => n.endsWith(".secrets.yaml"))) {
     fs.symlinkSync(path.join(projectDirectory, name), path.join(copy, name));
   }
-  edit(copy, file, change);
+  for (const one of edits) edit(copy, ...one);
   return copy;
+}
+
+/** A file as it would be after the change, which must find something to change. */
+export function edited(directory: string, file: string, change: (text: string) => string): string {
+  const before = fs.readFileSync(path.join(directory, file), "utf8");
+  const after = change(before);
+  if (after === before) throw new Error(`the change of ${file} changed nothing`);
+  return after;
 }
 
 /** Changes one more file of a changed checkout. */
 export function edit(copy: string, file: string, change: (text: string) => string): void {
-  const target = path.join(copy, file);
-  const before = fs.readFileSync(target, "utf8");
-  const after = change(before);
-  if (after === before) throw new Error(`the change of ${file} changed nothing`);
-  fs.writeFileSync(target, after);
+  fs.writeFileSync(path.join(copy, file), edited(copy, file, change));
 }

@@ -1,7 +1,7 @@
 import { spawn } from "child_process";
 import { expect } from "vitest";
 import { machines } from "../../lab/vcenter";
-import { changedCheckout, edit, machine, mixed, on, pulumi, sshWords, startProbe, type Seen } from "./lab";
+import { checkoutWith, machine, mixed, on, pulumi, sshWords, startProbe, type Edit, type Seen } from "./lab";
 
 /** A mistake that reaches a machine: what a colleague might commit. */
 export interface Mistake {
@@ -109,6 +109,10 @@ export const mistakes: readonly Mistake[] = [
   },
 ];
 
+/** A mistake as changes of files. */
+export const editsOf = ({ edits }: Pick<Mistake, "edits">): Edit[] =>
+  edits.map(([file, from, to]) => [file, (text) => text.replace(from, () => to)]);
+
 /** Live generation of a machine, and whether its last change is settled and its requests are taken. */
 export const state = async (name: string): Promise<string> =>
   (
@@ -155,9 +159,7 @@ export async function rollOutMistake(mistake: Mistake): Promise<void> {
   const tier = (await machines()).map((m) => m.Name).filter((name) => name.replace(/\d+$/, "") === mistake.host.replace(/\d+$/, ""));
   const states = (): Promise<string[]> => Promise.all(tier.map(state));
   const before = await states();
-  const [[file, from, to] = ["", "", ""], ...others] = mistake.edits;
-  const copy = await changedCheckout(file, (text) => text.replace(from, () => to));
-  for (const [more, old, now] of others) edit(copy, more, (text) => text.replace(old, () => now));
+  const copy = await checkoutWith(...editsOf(mistake));
   const probe = startProbe(mixed, 10);
   const watch = await watchGeneration(mistake.host);
   const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], copy);

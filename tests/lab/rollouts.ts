@@ -1,4 +1,4 @@
-import { pulumi, startProbe, type Seen } from "./lab";
+import { pulumi, startProbe, type Edit, type Seen } from "./lab";
 
 /** A kind of change: the file that a colleague edits, how, and what the plan must say of it. */
 export interface Change {
@@ -59,9 +59,6 @@ export const changes = (n = 0) =>
   }) satisfies Record<string, Change>;
 export type Kind = keyof ReturnType<typeof changes>;
 export const kinds = Object.keys(changes()) as Kind[];
-
-/** A change of one file of the program that takes a promise away. */
-export type Edit = readonly [file: string, change: (text: string) => string];
 
 /** converge itself would drain for a unit that was fragile before the change, whatever the new bundle says. */
 export const undrained: Edit = [

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 import * as YAML from "yaml";
 import { builderTargets } from "../../cli/phptools";
 import { relocated } from "../../lab/settings";
-import { changedConfig, curl, fleet, mixed, on, pulumi, root, run, status, type Outcome } from "../lab/lab";
+import { buildOf, changedConfig, curl, fleet, mixed, on, pulumi, root, run, status, type Outcome } from "../lab/lab";
 import { printRows, rollOut } from "../lab/rollouts";
 import { clear, place, put, served } from "./scripts";
 
@@ -36,10 +36,6 @@ async function answering(): Promise<Record<string, string>> {
   }
   return seen;
 }
-
-/** The build that a VM starts the status site with. */
-const buildOf = async (vm: string): Promise<string> =>
-  (await on(vm, "sudo grep -oPm1 '/opt/php/\\K[^/]+' /etc/systemd/system/fleet-site-status.service")).trim();
 
 /** Says where it runs, and what it has of its neighbour; `tests/soak/hostile.test.ts` has these attacks' twins. */
 const attack = `<?php

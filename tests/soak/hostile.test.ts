@@ -221,7 +221,7 @@ async function attacks(): Promise<Record<string, string>> {
   const masters = Object.entries(victims).map(([vm, said]) => `${vm}=${seen.exec(said)?.[2]}`);
   const found: Record<string, string> = {};
   for (const name of inPhp) {
-    const words = [`attack=${encodeURIComponent(name)}`, `uid=${neighbour.uid}`, ...masters];
+    const words = [`attack=${encodeURIComponent(name)}`, ...masters];
     const said = Object.values(
       await onBoth(
         () => visit(`attack.php?${words.join("&")}`),

@@ -1,5 +1,5 @@
 import { afterAll, expect, it } from "vitest";
-import { changedCheckout, edit, pulumi, startProbe, type Seen } from "../lab/lab";
+import { checkoutWith, pulumi, startProbe, type Seen } from "../lab/lab";
 import { changes, kinds, printRows, row, type Kind } from "../lab/rollouts";
 
 /** Rollouts to make and requests to send at least; FLEET_ROLLOUTS overrides the number of rollouts. */
@@ -28,10 +28,7 @@ it(`${rollouts} mixed rollouts and ${requests} requests, and none of them fails`
   try {
     for (let n = 1; n <= rollouts || Date.now() - begun < (requests / 42) * 1000; n++) {
       const chosen = some();
-      const [first, ...others] = chosen.map((kind) => changes(n)[kind]);
-      if (!first) continue;
-      const copy = await changedCheckout(first.file, first.edit);
-      for (const other of others) edit(copy, other.file, other.edit);
+      const copy = await checkoutWith(...chosen.map((kind) => [changes(n)[kind].file, changes(n)[kind].edit] as const));
       const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], copy);
       for (const kind of chosen) count[kind] = (count[kind] ?? 0) + 1;
       process.stdout.write(`${n} after ${((Date.now() - begun) / 1000).toFixed(0)} s: ${chosen.join(", ")}: exit ${code}\n`);

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import * as YAML from "yaml";
 import { projectDirectory, pulumiEnvironment } from "../../lab/fleet";
 import { sourcesUp, versionSources } from "../../lab/sources";
-import { changedConfig, curl, mixed, on, pulumi, ready, root, run, sleep, status, until, type Outcome } from "../lab/lab";
+import { buildOf, changedConfig, curl, mixed, on, pulumi, ready, root, run, sleep, status, until, type Outcome } from "../lab/lab";
 import { printRows, rollOut } from "../lab/rollouts";
 import { anotherBuild, clear, place, put, served, type Build } from "./scripts";
 
@@ -40,10 +40,6 @@ async function answered(...options: string[]): Promise<{ build: string; vary: st
   return { build: /\/opt\/php\/([^/]+)\//.exec(out)?.[1] ?? out, vary: /^vary: (.*)\r$/im.exec(out)?.[1] ?? "" };
 }
 
-/** The build that a unit of php1 starts. */
-const buildOf = async (unit: string): Promise<string> =>
-  (await on("php1", `sudo grep -oPm1 '/opt/php/\\K[^/]+' /etc/systemd/system/${unit}.service`)).trim();
-
 beforeAll(async () => {
   await sourcesUp(versionSources);
   config = changedConfig(withSecondVersion);
@@ -68,7 +64,7 @@ describe("a site tries another PHP while it serves", () => {
     // The VMs stay in service, and the site's own PHP is not touched.
     expect(said).not.toMatch(/php1: .*(drained|fleet-site-status)/);
     expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
-    [own, trial] = [await buildOf("fleet-site-status"), await buildOf("fleet-trial-status")];
+    [own, trial] = [await buildOf("php1"), await buildOf("php1", "fleet-trial-status")];
     expect(trial).not.toBe(own);
   });
 

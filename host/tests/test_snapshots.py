@@ -315,6 +315,15 @@ class Making(Disk):
         self.broken = ""
         self.assertEqual([], self.hourly(MONDAY + HOUR * 30)["problems"])
 
+    def test_a_site_that_cannot_be_finished_is_told_and_stops_no_snapshot(self):
+        def finish(site):
+            if site == "blog":
+                raise RecursionError("too deep")
+
+        with mock.patch.object(snapshots, "finish", finish):
+            report = self.hourly(MONDAY)
+        self.assertEqual((["blog: too deep"], name(MONDAY)), (report["problems"], report["made"]))
+
     def test_a_run_that_was_killed_leaves_no_half_snapshot(self):
         """At every step of making one and removing another, as a power cut would."""
         steps = 0
@@ -487,6 +496,20 @@ class Restoring(Disk):
             snapshots.restore("wiki", None, None, MONDAY)
         self.assertEqual(before, self.look("wiki"))
         self.assertFalse(os.path.lexists(f"{self.disk}/sites/wiki/{snapshots.SIDE}"))
+
+    def test_a_site_that_is_full_comes_back_and_its_quota_counts_again_whatever_happens(self):
+        Path(snapshots.SEED).write_text(json.dumps({"sites": [{"name": "wiki", "quota": 4096}]}))
+        self.volumes.add(f"{self.disk}/sites/wiki")
+        off, counts = "qgroup limit none /sites/wiki", "qgroup limit 4096 /sites/wiki"
+        self.damage("wiki")
+        for copy in (snapshots.copy, mock.Mock(side_effect=OSError("no space"))):
+            self.asked.clear()
+            with mock.patch.object(snapshots, "copy", copy), contextlib.suppress(OSError):
+                self.restore()
+            self.assertEqual([off, counts], self.asked)
+        self.asked.clear()  # one that is killed is gone on with, and has its quota back then
+        snapshots.finish("wiki")
+        self.assertEqual([counts], self.asked)
 
     def test_a_snapshot_that_is_read_stays_until_it_has_been(self):
         handle = os.open(f"{snapshots.PLACE}/{name(MONDAY)}", os.O_RDONLY)

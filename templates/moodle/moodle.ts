@@ -3,7 +3,7 @@ import type { StackConfig } from "../../config/schema";
 import type { Check } from "../content";
 import { localDirectory } from "../application/tree";
 import { sitesDirectory } from "../nas/mount";
-import { redisPrefix } from "../php/fpm";
+import { authorityFile, redisPrefix } from "../php/fpm";
 import { programDirectory } from "../programs";
 import { phpText } from "../application/php-text";
 import { render } from "../render";
@@ -23,8 +23,18 @@ export function moodleConfig(site: Site, { database }: NonNullable<Application["
     wwwroot: phpText(`https://${site.hosts[0] ?? ""}`),
     dataroot: `${sitesDirectory}/${site.name}`,
     local: localDirectory(site),
-    redis: { address: redis.address, port: redis.port, prefix: redisPrefix(site) },
+    redis: { address: redis.address, port: redis.port, prefix: redisPrefix(site), tls: redis.tls ? streamOptions(redis.tls) : false },
   });
+}
+
+/** PHP's options of a connection by TLS. Never none at all: Moodle would speak without it. */
+function streamOptions({ ca, name }: NonNullable<NonNullable<StackConfig["redis"]>["tls"]>): string {
+  const options = [
+    "'verify_peer' => true",
+    ...(ca === undefined ? [] : [`'cafile' => ${phpText(authorityFile)}`]),
+    ...(name === undefined ? [] : [`'peer_name' => ${phpText(name)}`]),
+  ];
+  return `[${options.join(", ")}]`;
 }
 
 /** Refuses other code while Moodle says that its database must be upgraded for it. What cannot be asked is no refusal. */

@@ -39,7 +39,7 @@ ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that s
 DISK = f"{ROOT}/srv/fleet"
 SITES, PLACE = f"{DISK}/sites", f"{DISK}/snapshots"
 SETTINGS, SEED = f"{ROOT}/etc/fleet/snapshots.json", f"{ROOT}/etc/fleet/seed.json"
-RUN = f"{ROOT}/run/fleet-snapshots"
+RUN, KNOWN = f"{ROOT}/run/fleet-snapshots", f"{ROOT}/var/lib/fleet-snapshots"
 FORM = "%Y%m%dT%H%M%SZ"
 NAME = re.compile(r"(\d{8}T\d{6}Z)(-hand)?")  # `-hand`: somebody asked for it
 SITE = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -235,10 +235,10 @@ def hourly(now: float) -> dict:
         "newest": (names() or [None])[-1],
         "problems": problems,
     }
-    os.makedirs(RUN, exist_ok=True)
-    with open(f"{RUN}/last.json.part", "w", encoding="utf-8") as out:
+    os.makedirs(KNOWN, exist_ok=True)
+    with open(f"{KNOWN}/last.json.part", "w", encoding="utf-8") as out:
         json.dump(report, out)
-    os.replace(f"{RUN}/last.json.part", f"{RUN}/last.json")
+    os.replace(f"{KNOWN}/last.json.part", f"{KNOWN}/last.json")
     return report
 
 
@@ -299,9 +299,9 @@ def used() -> list[dict]:
 
 def status() -> dict:
     try:
-        last = read(f"{RUN}/last.json")
+        last = read(f"{KNOWN}/last.json")
     except (OSError, ValueError):
-        last = None  # none since the machine booted
+        last = None  # there was none yet
     about = os.statvfs(DISK)
     sizes = {"free": about.f_bavail * about.f_frsize, "size": about.f_blocks * about.f_frsize}
     return {"last": last, "quotas": used(), **sizes}

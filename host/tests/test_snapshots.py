@@ -133,6 +133,7 @@ class Disk(unittest.TestCase):
             "SETTINGS": f"{self.root}/settings.json",
             "SEED": f"{self.root}/seed.json",
             "RUN": f"{self.root}/run",
+            "KNOWN": f"{self.root}/known",
             "ROOT": self.root,
         }
         own = {"btrfs": self.btrfs, "is_volume": lambda path: path in self.volumes}
@@ -311,7 +312,7 @@ class Making(Disk):
             (["No space left on device"], None, []), (report["problems"], report["made"], report["removed"])
         )
         self.assertEqual(before, snapshots.names())
-        self.assertEqual(["No space left on device"], snapshots.read(f"{snapshots.RUN}/last.json")["problems"])
+        self.assertEqual(["No space left on device"], snapshots.read(f"{snapshots.KNOWN}/last.json")["problems"])
         self.broken = ""
         self.assertEqual([], self.hourly(MONDAY + HOUR * 30)["problems"])
 

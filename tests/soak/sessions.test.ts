@@ -175,7 +175,7 @@ describe("Memcached", () => {
   const startSecond = (): Promise<string> =>
     on(
       "annex",
-      `sudo systemctl is-active --quiet ${second} || sudo systemd-run --quiet --unit=${second} memcached -u memcache -p 11212 -l 0.0.0.0 -m 16`,
+      `sudo systemctl is-active --quiet ${second} || sudo systemd-run --quiet --collect --unit=${second} memcached -u memcache -p 11212 -l 0.0.0.0 -m 16`,
     );
   const kill: Record<string, () => Promise<string>> = {
     first: async () => (await on("annex", "sudo systemctl kill -s KILL memcached"), on("annex", "sudo systemctl stop memcached")),
@@ -199,6 +199,7 @@ describe("Memcached", () => {
       }
       return visits;
     };
+    for (let i = 0; i < 6; i++) await visit(host, "who wakes it on both VMs");
     const before = await all();
     await kill[which]?.();
     const after = await all();

@@ -107,8 +107,8 @@ class OnABuilder(unittest.TestCase):
     def test_a_link_of_the_repository_leads_nobody_out_of_the_code(self):
         outside = self.machine.root / "outside"
         outside.mkdir()
-        os.symlink(outside, self.repository / "content")
-        os.symlink("inside", self.repository / "near")
+        os.symlink(outside, f"{self.repository}/content")
+        os.symlink("inside", f"{self.repository}/near")
         commit = self.commit({"inside/readme": "x\n"})
         for what in ({"writable": ["content/uploads"]}, {"stub": {**STUB, "path": "content/config.php"}}):
             said = self.ask(1, commit=commit, **what)

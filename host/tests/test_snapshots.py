@@ -299,7 +299,7 @@ class Making(Disk):
         self.restore()
         self.assertEqual(before, self.look("wiki"))
         self.hourly(MONDAY + HOUR)
-        with mock.patch.object(snapshots, "read", lambda _: {"keep": {"hourly": 1, "daily": 0, "weekly": 0}}):
+        with mock.patch.object(snapshots, "read", lambda _: {"sites": [], "keep": {"hourly": 1, "daily": 0, "weekly": 0}}):
             self.assertEqual([made], self.hourly(MONDAY + 2 * HOUR)["removed"][:1])
 
     def test_a_full_disk_is_told_and_takes_no_snapshot_away(self):

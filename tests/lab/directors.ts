@@ -101,11 +101,11 @@ export interface Kill {
 }
 
 /** Kills the live director under load, and brings it back. */
-export async function killLive(before: () => Promise<unknown> = () => Promise.resolve()): Promise<Kill> {
+export async function killLive(before: () => Promise<unknown> = () => Promise.resolve(), uploads?: number): Promise<Kill> {
   await settled();
   const name = await liveDirector();
   const longest = await longestOutage(name);
-  const transfers = startTransfers();
+  const transfers = startTransfers(8, uploads);
   await sleep(learning);
   await before();
   const probe = startProbe();

@@ -1,4 +1,5 @@
-// fleet: what a stack's VMs are, and how they differ from what they should be. It changes nothing but secrets.
+// fleet: what a stack's VMs are, and how they differ from what they should be. It changes secrets, Moodle's code, and what
+// a site gets back from a snapshot.
 import Table from "cli-table3";
 import { spawnSync } from "child_process";
 import { Command, InvalidArgumentError } from "commander";
@@ -10,9 +11,11 @@ import { converge } from "../components/programs";
 import type { Address } from "../components/ssh";
 import { secretsFile } from "../config/load";
 import { ConfigError } from "../config/problems";
-import { secretNames } from "../config/schema";
+import { isSecretName, secretNames } from "../config/schema";
 import { askAll, type Answer } from "./ask";
 import { latest, outcome, type CronRun, type LastRun } from "./cron";
+import { moodleCommand } from "./moodle";
+import { nasTrouble, quotaText, snapshotCommand, type NasStatus } from "./snapshots";
 import { addressesOf, CliError, contentOf, stackFileOf, type FleetMachine } from "./stack";
 
 /** One difference between a VM and its live generation. */
@@ -39,6 +42,8 @@ interface Status {
   readonly artefacts: readonly string[];
   /** Absent from a VM that an older program looks after. */
   readonly cron?: readonly CronRun[];
+  /** Of a NAS VM; null where it could not tell. */
+  readonly nas?: NasStatus | null;
 }
 
 /** VMs of a stack and the way to them. */
@@ -68,6 +73,7 @@ function trouble({ said, error }: Answer<Status>): string {
     ...failing.map(([name, reason]) => `${name}: ${reason}`),
     ...(said.drained ? ["drained"] : []),
     ...(said.unsettled.length > 0 ? ["change not settled"] : []),
+    ...(said.nas ? nasTrouble(said.nas, Date.now() / 1000) : []),
   ].join("; ");
 }
 
@@ -84,7 +90,8 @@ function statusText(answers: readonly Answer<Status>[]): string {
   }
   const bad = answers.filter((a) => trouble(a)).length;
   const vms = `${answers.length} VMs, ${bad === 0 ? "all well" : `${bad} not well`}`;
-  return [table.toString(), ...cronText(cronOf(answers)), vms].join("\n");
+  const quotas = answers.flatMap(({ said }) => quotaText(said?.nas?.quotas ?? []));
+  return [table.toString(), ...quotas, ...cronText(cronOf(answers)), vms].join("\n");
 }
 
 /** The last run of every cron entry, over all VMs. */
@@ -146,7 +153,8 @@ cli
   .requiredOption(...stackOption)
   .action(async (name: string, options: { stack: string }) => {
     const file = secretsFile(options.stack);
-    if (!secretNames.includes(name)) throw new CliError(`${name} is no secret of a stack; there are: ${secretNames.join(", ")}`);
+    const others = `${secretNames.join(", ")}, and <application>DatabasePassword`;
+    if (!isSecretName(name)) throw new CliError(`${name} is no secret of a stack; there are: ${others}`);
     const typed = process.stdin.isTTY;
     // Of several pasted lines, the shell would get all but the first.
     if (typed && !name.endsWith("Password"))
@@ -159,6 +167,8 @@ cli
     process.exitCode = status ?? 1;
     if (status === 0) process.stdout.write(`${name} set in ${file}\n`);
   });
+
+cli.addCommand(moodleCommand());
 
 /** A line from the terminal, which does not show it. */
 async function hiddenLine(prompt: string): Promise<string> {
@@ -182,6 +192,8 @@ function encryptAsStack(stack: string): void {
   if (secretsprovider === undefined && encryptionsalt === undefined) return; // the backend encrypts
   fs.writeFileSync(secrets, YAML.stringify({ secretsprovider, encryptedkey, encryptionsalt }), { mode: 0o600 });
 }
+
+cli.addCommand(snapshotCommand());
 
 function wholeSeconds(text: string): number {
   if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError("give whole seconds, 1 or more");

@@ -42,9 +42,13 @@ export function linkedLibraries({ artefact, debian }: PhpBuild, answers: readonl
   return answer?.error === undefined ? (answer?.said?.[artefact] ?? null) : undefined;
 }
 
-/** Builds that the stack declares for a machine: a builder makes those of its Debian release, a VM has those of its group too. */
-export function declaredOn({ phpBuilds, phpGroups }: Fleet, machine: FleetMachine): string[] {
-  const builds = machine.role === "builder" ? phpBuilds : (phpGroups.find((g) => g.name === machine.tier)?.builds ?? []);
+/** Whether a VM runs PHP: of sites, or of an application. */
+export const runsPhp = ({ role }: Pick<FleetMachine, "role">): boolean => ["php", "dedicated", "moodle"].includes(role);
+
+/** Builds that the stack declares for a machine: a builder makes those of its Debian release, a VM has those of its group or application. */
+export function declaredOn({ phpBuilds, phpGroups, applications }: Fleet, machine: FleetMachine): string[] {
+  const own = [...phpGroups, ...applications].find((g) => g.name === machine.tier)?.builds ?? [];
+  const builds = machine.role === "builder" ? phpBuilds : own;
   return buildsOn(machine, builds).map((b) => b.artefact);
 }
 

@@ -8,11 +8,13 @@ import { askAll, inParallel, type Answer } from "./ask";
 import { addressesOf, CliError, contentOf, type FleetMachine, type FleetSite } from "./stack";
 
 /** What a PHP VM says of itself. */
-interface About {
+export interface About {
   /** Its health responder has it take requests. */
   readonly ready: boolean;
   /** PHP release of each of its sites. */
   readonly sites: Readonly<Record<string, string>>;
+  /** Name of the code of its application, by the site's. */
+  readonly code?: Readonly<Record<string, string>>;
 }
 
 /** One run of the script. */
@@ -41,7 +43,8 @@ export function commandLine(words: readonly string[]): string {
   return words.map((word) => `'${word.replace(/'/g, `'\\''`)}'`).join(" ");
 }
 
-const program = ["sudo", "-n", "/usr/bin/python3", "-IB", `${programDirectory}/phpexec.py`];
+/** The program on a VM; what it shall run follows. */
+export const program = ["sudo", "-n", "/usr/bin/python3", "-IB", `${programDirectory}/phpexec.py`];
 
 /** The sites that were asked for. @throws CliError naming those there are */
 export function chosenSites(sites: readonly FleetSite[], name: string | undefined, php: string | undefined): FleetSite[] {
@@ -153,7 +156,7 @@ async function phpexec(words: readonly string[], options: Options): Promise<numb
   const groups = new Set(chosen.map((s) => s.group));
   const vms = addressesOf(
     options.stack,
-    machines.filter((m) => m.role === "php" && groups.has(m.tier)),
+    machines.filter((m) => groups.has(m.tier)),
   );
   const answers = await askAll<About>(vms, commandLine([...program, "--sites"]), [0]);
   const known = { vms, answers, script };

@@ -20,6 +20,7 @@ import {
   deployRows,
   linkedLibraries,
   retireRows,
+  runsPhp,
   stillUsed,
   verifyRows,
   type BuildRow,
@@ -53,9 +54,11 @@ export function baseTargets(stack: string, machines: readonly Pick<FleetMachine,
 
 const groupsWith = (fleet: Fleet, build: PhpBuild): PhpGroup[] => fleet.phpGroups.filter((g) => g.builds.includes(build));
 
-/** Sites that run on a build. */
-const sitesOn = (fleet: Fleet, build: PhpBuild): Site[] =>
-  groupsWith(fleet, build).flatMap((g) => g.sites.filter((s) => s.php.version === build.version));
+/** Sites that run on a build, those of applications too. */
+const sitesOn = (fleet: Fleet, build: PhpBuild): Site[] => [
+  ...groupsWith(fleet, build).flatMap((g) => g.sites.filter((s) => s.php.version === build.version)),
+  ...fleet.applications.filter((a) => a.builds.includes(build)).map((a) => a.site),
+];
 
 /** Sites that try it beside their own. */
 const trialsOn = (fleet: Fleet, build: PhpBuild): Site[] =>
@@ -70,9 +73,7 @@ export function buildRows(fleet: Fleet): string[][] {
       build.version,
       build.artefact,
       build.debian,
-      groupsWith(fleet, build)
-        .map((g) => g.name)
-        .join(" "),
+      [...groupsWith(fleet, build), ...fleet.applications.filter((a) => a.builds.includes(build))].map((g) => g.name).join(" "),
       [...sitesOn(fleet, build).map((s) => s.name), ...trialsOn(fleet, build).map((s) => onTrial(s.name))].join(" "),
       String(build.modules.length),
     ];
@@ -190,7 +191,7 @@ onStack(cli.command("report"))
   });
 
 /** `pulumi up` of these resources alone; its exit status. The stack's outputs stay those of the last whole one. */
-function upOf({ stack, configFile }: StackOptions, targets: readonly string[]): number {
+export function upOf({ stack, configFile }: StackOptions, targets: readonly string[]): number {
   const config = configFile ? ["--config-file", configFile] : [];
   const words = ["up", "--yes", "--skip-preview", "--stack", stack, ...config, ...targets.flatMap((t) => ["--target", t])];
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-outputs-"));
@@ -255,7 +256,7 @@ onStack(cli.command("verify"))
     const fleet = fleetOf(options);
     const vms = addressesOf(
       options.stack,
-      contentOf(options.stack).machines.filter(({ role }) => role === "builder" || role === "php"),
+      contentOf(options.stack).machines.filter((m) => m.role === "builder" || runsPhp(m)),
     );
     const answers = await askAll<Held>(vms, runProgram, [0], () => withProgram(hostProgram("verify.py"), ""));
     const rows = verifyRows(fleet, answers);
@@ -274,20 +275,17 @@ onStack(cli.command("retire"))
     // Were they gone, a change that is undone before it was brought anywhere would bring nothing back.
     const pending = phpBuilds.filter((name) => !fleet.phpBuilds.some((b) => b.artefact === name));
     if (pending.length > 0) process.stderr.write(`left alone until pulumi up has run without them: ${pending.join(", ")}\n`);
-    const ask = (role: string, more: readonly string[], apply: boolean): Promise<Answer<Retired>[]> => {
-      const vms = addressesOf(
-        options.stack,
-        machines.filter((m) => m.role === role),
-      );
+    const ask = (whom: (m: FleetMachine) => boolean, more: readonly string[], apply: boolean): Promise<Answer<Retired>[]> => {
+      const vms = addressesOf(options.stack, machines.filter(whom));
       const order = (machine: FleetMachine): string =>
         JSON.stringify({ declared: [...declaredOn(fleet, machine), ...pending, ...more], apply });
       return askAll<Retired>(vms, runProgram, [0], (machine) => withProgram(hostProgram("retire.py"), order(machine)));
     };
     const apply = options.apply === true;
-    const vms = await ask("php", [], apply);
+    const vms = await ask(runsPhp, [], apply);
     // A VM that did not answer may use any of them.
     const whole = unasked(vms).length === 0;
-    const builders = await ask("builder", stillUsed(vms), apply && whole);
+    const builders = await ask((m) => m.role === "builder", stillUsed(vms), apply && whole);
     const answers = [...vms, ...builders];
     print(retireRows(answers), answers, "nothing to retire: every build is declared");
     if (apply && !whole) process.stderr.write("no archive was removed: a VM that could not be asked may use it\n");

@@ -6,6 +6,7 @@ import * as fs from "fs";
 import * as path from "path";
 import { projectRoot } from "../components/programs";
 import type { Address } from "../components/ssh";
+import { databasePasswordsOf } from "../config/applications";
 import type { Written } from "../config/load";
 import { ConfigError } from "../config/problems";
 import { secretNames } from "../config/schema";
@@ -36,7 +37,7 @@ export function committed(stack: string, configFile = path.join(projectRoot, `Pu
   const { config = {} } = stackFileOf(configFile) as { config?: Record<string, unknown> };
   const own = Object.entries(config).flatMap(([key, value]) => (key.startsWith("fleet:") ? [[key.slice(6), value] as const] : []));
   const written = Object.fromEntries(own);
-  const secrets = Object.fromEntries(secretNames.map((name) => [name, "-"]));
+  const secrets = Object.fromEntries([...secretNames, ...databasePasswordsOf(written)].map((name) => [name, "-"]));
   return { stack, config: written, encrypted: [], secrets, ...readFiles(stack, written) };
 }
 

@@ -10,9 +10,9 @@ import { known, run } from "./ssh";
 import { hostProgram } from "../templates/programs";
 import { converge, runProgram, withProgram } from "./programs";
 
-/** A PHP build as a VM installs it. */
+/** A PHP build, or an application's code, as a VM installs it. */
 export interface Artefact {
-  /** `<release>-<hash>`; unpacked to /opt/php/<name>. */
+  /** `<release>-<hash>`, unpacked to /opt/php/<name>; `<application>-<hash>`, unpacked to /opt/code/<name>. */
   readonly name: string;
   /** SHA-256 of the archive, checked on arrival. */
   readonly sha256: string;
@@ -30,6 +30,8 @@ export interface HostConfigArgs {
   digestKey: pulumi.Input<string>;
   /** PHP builds to install. @default none */
   artefacts?: readonly pulumi.Input<Artefact>[];
+  /** Code of applications to install. @default none */
+  code?: readonly pulumi.Input<Artefact>[];
   /** File systems to make on empty disks. @default none */
   filesystems?: readonly { readonly device: string; readonly type: "btrfs"; readonly label: string }[];
   /** What must be configured before this VM is: the one before it in its tier, a server it mounts from. */
@@ -99,12 +101,14 @@ export class HostConfig extends pulumi.ComponentResource {
       .all([args.digestKey, texts])
       .apply(([key, all]) => Object.fromEntries(Object.entries(all).map(([name, text]) => [name, secretDigest(key, text)])));
 
-    const baseInput = pulumi.all([...(args.artefacts ?? [])]).apply((artefacts) => ({
+    const installed = pulumi.all([pulumi.all([...(args.artefacts ?? [])]), pulumi.all([...(args.code ?? [])])]);
+    const baseInput = installed.apply(([artefacts, code]) => ({
       host: host.name,
       packages: content.packages,
       programs: Object.fromEntries(convergePrograms.map((name) => [name, hostProgram(name)])),
       filesystems: args.filesystems ?? [],
       artefacts,
+      ...(code.length > 0 ? { code } : {}),
       disable: unwantedUnits(content),
     }));
     const base = this.remote(

@@ -42,6 +42,11 @@ export function trialToken(key: string, site: string, trial: { version: string; 
   return createHmac("sha256", key).update(`trial\0${site}\0${trial.version}\0${trial.port}`).digest("hex").slice(0, 32);
 }
 
+/** A key of an application's own, 64 hexadecimal digits, others for each: it never changes by itself. */
+export function applicationKey(key: string, name: string): string {
+  return createHmac("sha256", key).update(`application\0${name}`).digest("hex");
+}
+
 /** Password of a site's user on the Redis server: 64 hexadecimal digits, others for each site. */
 export function redisPassword(seed: string, site: string): string {
   return createHmac("sha256", seed).update(`redis\0${site}`).digest("hex");

@@ -20,6 +20,8 @@ export interface NasExportArgs {
  *
  * ### Operations
  * - clients: exports are read again, nothing restarts.
+ * - snapshots: counts from the next hour on.
+ * - a site's quota: at once where its directory was made with one; else see docs/operations.md.
  * - dataDisk: the virtual disk grows; the file system is grown by hand.
  * - appliance address or export: every client's mount restarts.
  */
@@ -39,7 +41,7 @@ export class NasExport extends pulumi.ComponentResource {
             {
               platform: args.platform,
               machines: args.machines,
-              content: () => [nasServerPart(args.sites, args.clients)],
+              content: () => [nasServerPart(args.sites, args.clients, nas.snapshots)],
               extras: () => ({
                 filesystems: [{ device: nas.dataDevice, type: "btrfs", label: "fleet-data" }],
               }),

@@ -32,7 +32,11 @@ export class PhpBuilder extends pulumi.ComponentResource {
   constructor(name: string, args: PhpBuilderArgs, opts: pulumi.ComponentResourceOptions = {}) {
     super("hosting:php:PhpBuilder", name, {}, opts);
     const { platform, machine, builds } = args;
-    this.members = createTier(name, { platform, machines: [machine], content: () => [builderPart(machine, builds)] }, this);
+    this.members = createTier(
+      name,
+      { platform, machines: [machine], content: () => [builderPart(machine, builds, platform.fleet.applications.length > 0)] },
+      this,
+    );
     const [builder] = this.members;
     if (!builder) throw new Error(`${name} has no VM`);
     const artefacts: Record<string, pulumi.Output<Artefact>> = {};

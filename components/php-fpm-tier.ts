@@ -60,7 +60,8 @@ export class PhpFpmTier extends pulumi.ComponentResource {
   }
 }
 
-function archiveOf({ artefact }: PhpBuild, archives: PhpFpmTierArgs["artefacts"]): pulumi.Input<Artefact> {
+/** Archive of a build. */
+export function archiveOf({ artefact }: PhpBuild, archives: PhpFpmTierArgs["artefacts"]): pulumi.Input<Artefact> {
   const found = archives[artefact];
   if (!found) throw new Error(`no builder compiles ${artefact}`);
   return found;

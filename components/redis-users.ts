@@ -2,7 +2,9 @@ import { createHash } from "crypto";
 import * as command from "@pulumi/command";
 import * as pulumi from "@pulumi/pulumi";
 import * as random from "@pulumi/random";
+import { allSites } from "../config/applications";
 import type { Fleet, Site } from "../config/model";
+import { moodleSessionCommands } from "../templates/moodle/moodle";
 import { redisRules, redisUser } from "../templates/php/fpm";
 import { hostProgram } from "../templates/programs";
 import type { Host } from "./host";
@@ -15,6 +17,7 @@ export interface RedisUser {
   readonly site: Site;
   readonly name: string;
   readonly password: pulumi.Output<string>;
+  readonly rules: readonly string[];
 }
 
 /** The users of a stack's sites, and what may make them. */
@@ -32,9 +35,15 @@ export interface RedisAccess {
 export function redisAccess(fleet: Fleet, password: string | undefined): RedisAccess | undefined {
   if (fleet.config.redis?.users !== "each" || password === undefined) return undefined;
   const seed = seedOf(new random.RandomPassword("redis-passwords", { length: 64, special: false }));
-  const users = fleet.sites
+  const moodle = fleet.applications.find((a) => a.moodle)?.site;
+  const users = allSites(fleet)
     .filter((site) => site.sessions === "redis")
-    .map((site) => ({ site, name: redisUser(fleet, site), password: seed.apply((s) => redisPassword(s, site.name)) }));
+    .map((site) => ({
+      site,
+      name: redisUser(fleet, site),
+      password: seed.apply((s) => redisPassword(s, site.name)),
+      rules: redisRules(site, site === moodle ? moodleSessionCommands : []),
+    }));
   return { password: pulumi.secret(password), users };
 }
 
@@ -71,8 +80,9 @@ export class RedisUsers extends pulumi.ComponentResource {
           create: runProgram,
           stdin: pulumi.secret(
             pulumi.all([access.password, users]).apply(([password, all]) => {
-              const { address, port } = fleet.config.redis ?? {};
-              const order = { stack: fleet.stack, address, port, password, prefix: redisUser(fleet, { name: "" }), users: all, settle };
+              const { address, port, tls } = fleet.config.redis ?? {};
+              const server = { address, port, ...(tls ? { tls: { authority: fleet.redisAuthority, name: tls.name } } : {}) };
+              const order = { stack: fleet.stack, ...server, password, prefix: redisUser(fleet, { name: "" }), users: all, settle };
               return withProgram(hostProgram("redisusers.py"), JSON.stringify(order));
             }),
           ),
@@ -92,7 +102,7 @@ export class RedisUsers extends pulumi.ComponentResource {
 }
 
 /** What redisusers.py reads of a user: the server is never told the password itself. */
-function wanted({ site, password }: RedisUser): pulumi.Output<{ passwords: string[]; rules: string[] }> {
+function wanted({ password, rules }: RedisUser): pulumi.Output<{ passwords: string[]; rules: readonly string[] }> {
   const digest = (text: string): string => createHash("sha256").update(text).digest("hex");
-  return password.apply((text) => ({ passwords: [`#${digest(text)}`], rules: redisRules(site) }));
+  return password.apply((text) => ({ passwords: [`#${digest(text)}`], rules }));
 }

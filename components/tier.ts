@@ -31,8 +31,8 @@ export interface TierArgs {
   readonly machines: readonly Machine[];
   /** Content of one VM. */
   readonly content: (machine: Machine) => readonly Partial<HostContent>[];
-  /** Beside the content: PHP builds, file systems. @default none */
-  readonly extras?: (machine: Machine) => Pick<HostConfigArgs, "artefacts" | "filesystems">;
+  /** Beside the content: PHP builds, code, file systems. @default none */
+  readonly extras?: (machine: Machine) => Pick<HostConfigArgs, "artefacts" | "code" | "filesystems">;
   /** What must be configured before any VM of the tier. @default nothing */
   readonly after?: readonly pulumi.Resource[];
   readonly transform?: HostArgs["transform"];

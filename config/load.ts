@@ -1,10 +1,12 @@
 import { z } from "zod";
+import { applicationPort, applicationTmpMb, databasePasswordsOf, moodleCode, moodleIni, moodleModules, resolveCode } from "./applications";
 import { inNetwork } from "./network";
-import type { Fleet, Machine, PhpBuild, PhpGroup, Role, Site, VirtualService } from "./model";
-import { checkBuilds, isAlwaysOn, resolveBuild } from "./php-builds";
+import type { Application, Code, Fleet, Machine, PhpBuild, PhpGroup, Role, Site } from "./model";
+import { absent, checkBuilds, isAlwaysOn, resolveBuild } from "./php-builds";
 import { checkIni } from "./php-ini";
 import { ConfigError, type Problem } from "./problems";
 import {
+  isSecretName,
   secretNames,
   secretsSchema,
   siteSchema,
@@ -16,6 +18,7 @@ import {
   type StackConfig,
   type WrittenConfig,
 } from "./schema";
+import { servicesOf } from "./services";
 import { megabytes, seconds } from "./units";
 import { neededModules } from "./used-modules";
 
@@ -31,7 +34,7 @@ export interface Written {
   readonly secrets: Readonly<Record<string, unknown>>;
   /** Parsed content of each site file by its path, e.g. `sites/wiki.yaml`. */
   readonly sites: Readonly<Record<string, unknown>>;
-  /** Text of each patch and each key that exists, by its file as `fleet:php` names it. @default none */
+  /** Text of each patch, key, authority and configuration file that exists, by its file as the stack names it. @default none */
   readonly patches?: Readonly<Record<string, string>>;
   /** Files and directories that could not be read at all. @default none */
   readonly unreadable?: readonly Problem[];
@@ -60,22 +63,29 @@ export function loadFleet(written: Written): Loaded {
   const stack = checkStack(written.config, stackFile, problems);
   const secrets = checkSecrets(written, problems);
   const sites = Object.entries(written.sites).map(([file, content]) => ({ file, site: checkSite(content, file, problems) }));
-  const draft = { ...stack, php: withModules(stack, sites) };
+  const applications = applicationsOf(stack);
+  const draft = { ...stack, php: withModules(stack, [...sites, ...applications]) };
+  const all = [...sites, ...applications.map(({ at, site }) => ({ file: stackFile, at, site }))];
   problems.push(
     ...checkAddresses(draft, stackFile),
     ...checkReach(draft, stackFile),
     ...checkReferences(draft, stackFile),
-    ...checkSites(sites),
+    ...checkSites(all),
   );
   problems.push(...checkBuilds(draft.php ?? {}, stackFile, written.patches ?? {}));
   problems.push(...sites.flatMap(({ file, site }) => checkIni(file, site.php?.ini ?? {})));
   const resolved = sites.map(({ file, site }) => resolveSite(draft, stackFile, file, site, problems));
   const accepted = resolved.filter((s) => s !== undefined);
-  problems.push(...checkSessions(written, sites), ...checkMemory(draft, stackFile, accepted));
+  const own = applications.map((each) => resolveApplication(draft, stackFile, each, written.patches ?? {}, problems));
+  problems.push(
+    ...checkSessions(written, all),
+    ...checkStores(draft, stackFile, written.patches ?? {}),
+    ...checkMemory(draft, stackFile, accepted),
+  );
   if (problems.length > 0) throw new ConfigError(problems);
   // Without a problem every key was accepted, so the draft is whole.
   return {
-    fleet: resolve(written.stack, draft as StackConfig, accepted, written.patches ?? {}),
+    fleet: resolve(written.stack, draft as StackConfig, accepted, own, written.patches ?? {}),
     secrets: secrets as Secrets,
   };
 }
@@ -115,9 +125,13 @@ function checkStack(config: Written["config"], file: string, problems: Problem[]
  * The versions with their modules by name. What is needed is counted over the sites of every group that has the version,
  * not over those that are on it: so a version is built before a site tries it or moves to it, and is the same one after.
  */
-function withModules(c: WrittenDraft, sites: readonly { site: SiteDraft }[]): StackConfig["php"] {
+function withModules(c: WrittenDraft, sites: readonly { site: SiteDraft; at?: string }[]): StackConfig["php"] {
   const inGroupWith = (version: string): SiteDraft[] =>
-    sites.map(({ site }) => site).filter((site) => groupsFor(c, site).some(([, g]) => g.versions.includes(version)));
+    sites
+      .filter(({ site, at }) =>
+        at === undefined ? groupsFor(c, site).some(([, g]) => g.versions.includes(version)) : site.php?.version === version,
+      )
+      .map(({ site }) => site);
   return Object.fromEntries(
     Object.entries(c.php ?? {}).map(([version, build]) => {
       const modules = build.modules === "needed" ? neededModules(inGroupWith(version), build.pecl) : build.modules;
@@ -188,22 +202,33 @@ const kinds: Record<string, string> = {
 };
 
 /** Checks the secrets; no message shows what one is. */
-function checkSecrets({ stack, secrets }: Written, problems: Problem[]): Secrets | undefined {
-  const result = secretsSchema.safeParse(secrets);
-  if (result.success) return result.data;
+function checkSecrets({ stack, config, secrets }: Written, problems: Problem[]): Secrets | undefined {
+  const needed = databasePasswordsOf(config);
+  const passwords = Object.fromEntries(needed.map((name) => [name, secrets[name]]));
+  const wrong = needed.filter((name) => typeof passwords[name] !== "string" || passwords[name] === "");
+  problems.push(...wrong.map((name) => ({ ...secretProblem(stack, name), ...(passwords[name] === "" ? { value: "empty" } : {}) })));
+  const rest = Object.fromEntries(Object.entries(secrets).filter(([name]) => !(name in passwords)));
+  const result = secretsSchema.safeParse(rest);
+  if (result.success) return { ...result.data, ...(passwords as Record<string, string>) };
   for (const issue of result.error.issues) {
-    const names = issue.code === "unrecognized_keys" ? issue.keys : [String(issue.path[0])];
+    if (issue.code === "unrecognized_keys") {
+      problems.push(...issue.keys.map((name) => unknownSecret(stack, name)));
+      continue;
+    }
     const empty = issue.code === "too_small" ? { value: "empty" } : {};
-    problems.push(...names.map((name) => ({ ...secretProblem(stack, name), ...empty })));
+    problems.push({ ...secretProblem(stack, String(issue.path[0])), ...empty });
   }
   return undefined;
 }
 
 function secretProblem(stack: string, name: string): Problem {
-  const file = secretsFile(stack);
-  return secretNames.includes(name)
-    ? { file, property: name, allowed: "a secret text", remedy: `Set it with: npm run fleet -- secret ${name} -s ${stack} < FILE` }
-    : { file, property: name, value: "an unknown secret", allowed: secretNames.join(", "), remedy: "Correct the spelling or remove it." };
+  const remedy = `Set it with: npm run fleet -- secret ${name} -s ${stack} < FILE`;
+  return { file: secretsFile(stack), property: name, allowed: "a secret text", remedy };
+}
+
+function unknownSecret(stack: string, name: string): Problem {
+  const allowed = isSecretName(name) ? "the password of an application that has a database" : secretNames.join(", ");
+  return { file: secretsFile(stack), property: name, value: "an unknown secret", allowed, remedy: "Correct the spelling or remove it." };
 }
 
 function misplacedSecret(key: string, file: string): Problem {
@@ -215,6 +240,22 @@ function misplacedSecret(key: string, file: string): Problem {
 function checkSessions({ stack, secrets }: Written, sites: readonly { site: SiteDraft }[]): Problem[] {
   const wanted = secrets["redisPassword"] === undefined && sites.some(({ site }) => site.sessions === "redis");
   return wanted ? [secretProblem(stack, "redisPassword")] : [];
+}
+
+/** What the session stores need of each other, and of the project's files. */
+function checkStores({ redis, memcached }: Draft, file: string, texts: Readonly<Record<string, string>>): Problem[] {
+  const found: Problem[] = [];
+  const ca = redis?.tls?.ca;
+  if (ca !== undefined && !texts[ca]?.includes("-----BEGIN CERTIFICATE-----")) {
+    const allowed = "a file of the project with certificates, PEM";
+    found.push({ file, property: "fleet:redis.tls.ca", value: ca, allowed, remedy: "Correct the path, or add the file." });
+  }
+  const others = (memcached?.servers.length ?? 1) - 1;
+  if (memcached?.replicas !== undefined && memcached.replicas > others) {
+    const allowed = `at most ${others}, as each other server has a session once`;
+    found.push({ file, property: "fleet:memcached.replicas", value: memcached.replicas, allowed, remedy: "Lower it, or add a server." });
+  }
+  return found;
 }
 
 /** The part of a JSON schema that says which keys there are. */
@@ -391,6 +432,7 @@ function checkReferences(c: Draft, file: string): Problem[] {
       remedy: "Add one for each node.",
     });
   }
+  for (const application of applicationsOf(c)) found.push(...checkSurroundings(c, file, application));
   for (const [group, g] of Object.entries(c.mutualised?.php ?? {})) {
     g.versions.forEach((version, i) => {
       const property = `fleet:mutualised.php.${group}.versions.${i}`;
@@ -420,6 +462,37 @@ function checkReferences(c: Draft, file: string): Problem[] {
     }
   }
   return found;
+}
+
+/** An application needs what the mutualised platform needs: directors in front, a NAS, its PHP and a builder of it. */
+function checkSurroundings(c: Draft, file: string, { name, at, site, machines }: ApplicationDraft): Problem[] {
+  const lacks = (property: string, allowed: string, remedy: string): Problem => ({ file, property, allowed, remedy });
+  const version = site.php?.version ?? "";
+  return [
+    ...(c.balancers ? [] : [lacks("fleet:balancers", "the pair of directors", `${at} needs balancers in front: add them.`)]),
+    ...(c.nas ? [] : [lacks("fleet:nas", "an appliance or a vm", `${at} keeps its files on a NAS: add it.`)]),
+    ...(c.php?.[version]
+      ? []
+      : [
+          {
+            ...lacks(
+              `${at}.php.version`,
+              Object.keys(c.php ?? {}).join(", ") || "nothing yet",
+              `Declare the build under fleet:php.${version}.`,
+            ),
+            value: version,
+          },
+        ]),
+    ...releasesOf(machines)
+      .filter((debian) => !c.builders?.[debian])
+      .map((debian) =>
+        lacks(
+          `fleet:builders.${debian}`,
+          "a builder VM",
+          `${name} has VMs on ${debian}: its PHP is compiled, and its code packed, on a builder of that release.`,
+        ),
+      ),
+  ];
 }
 
 /** Memory of a PHP VM that is not the sites': Debian, sshd, the health responder, and room for a change. */
@@ -512,17 +585,49 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
     });
     return undefined;
   }
-  problems.push(...checkBuild(c, stackFile, file, site, version));
   problems.push(...checkTrial(c, stackFile, file, site, { name: first[0], versions: first[1].versions }));
-  const { vmMb, availableMb, shareMb } = room(first[1]);
+  const place: Place = {
+    group: first[0],
+    ...room(first[1]),
+    keeps: `the system keeps ${systemMb} MB`,
+    least: {
+      allowed: `where a site does not say, a VM's ${megabytes(first[1].memory) ?? 0} MB less ${systemMb} MB for the system is shared by activeSites`,
+      remedy: `lower fleet:mutualised.php.${first[0]}.activeSites in ${stackFile}`,
+    },
+    children: usualChildren,
+    tmpMb: mostTmpMb,
+  };
+  return settleSite(c, stackFile, file, site, place, problems);
+}
+
+/** What the VMs that run a site have for it. */
+interface Place {
+  readonly group: string;
+  readonly vmMb: number;
+  /** Of that, what sites may take, and who takes the rest. */
+  readonly availableMb: number;
+  readonly keeps: string;
+  /** What a site takes that does not say, and what an operator is told where that is too little. */
+  readonly shareMb: number;
+  readonly least: { readonly allowed: string; readonly remedy: string };
+  /** Most children, and most MB of /tmp, of a site that does not say. */
+  readonly children: number;
+  readonly tmpMb: number;
+}
+
+/** A site whose VMs are known: its limits, and what of them does not fit. */
+function settleSite(c: Draft, stackFile: string, file: string, site: SiteDraft, place: Place, problems: Problem[]): Site | undefined {
+  if (!site.php) return undefined;
+  const { group, vmMb, availableMb, shareMb } = place;
+  problems.push(...checkBuild(c, stackFile, file, site, site.php.version));
   const memoryMb = megabytes(site.php.memory ?? "") ?? shareMb;
   if (memoryMb > availableMb) {
     problems.push({
       file,
       property: "php.memory",
       value: site.php.memory,
-      allowed: `at most ${availableMb} MB: a VM of ${first[0]} has ${vmMb} MB, of which the system keeps ${systemMb} MB`,
-      remedy: `Lower it, or give the VMs of ${first[0]} more memory in ${stackFile}.`,
+      allowed: `at most ${availableMb} MB: a VM of ${group} has ${vmMb} MB, of which ${place.keeps}`,
+      remedy: `Lower it, or give the VMs of ${group} more memory in ${stackFile}.`,
     });
   }
   const least = leastMb * (site.php.trial ? 2 : 1);
@@ -531,12 +636,12 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
       file,
       property: "php.memory",
       value: `${memoryMb} MB`,
-      allowed: `at least ${least} MB${site.php.trial ? ", for the site and its trial" : ""}; where a site does not say, a VM's ${vmMb} MB less ${systemMb} MB for the system is shared by activeSites`,
-      remedy: `Raise it, or lower fleet:mutualised.php.${first[0]}.activeSites in ${stackFile}.`,
+      allowed: `at least ${least} MB${site.php.trial ? ", for the site and its trial" : ""}; ${place.least.allowed}`,
+      remedy: `Raise it, or ${place.least.remedy}.`,
     });
   }
   const most = Math.max(1, Math.floor((memoryMb - masterMb) / childMb.least));
-  const maxChildren = site.php.maxChildren ?? Math.min(usualChildren, Math.max(1, Math.floor((memoryMb - masterMb) / childMb.usual)));
+  const maxChildren = site.php.maxChildren ?? Math.min(place.children, Math.max(1, Math.floor((memoryMb - masterMb) / childMb.usual)));
   if (maxChildren > most) {
     problems.push({
       file,
@@ -547,7 +652,7 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
     });
   }
   problems.push(...checkMemoryLimit(file, site, memoryMb));
-  const tmpMb = megabytes(site.php.tmp ?? "") ?? Math.min(mostTmpMb, Math.floor(memoryMb / 2));
+  const tmpMb = megabytes(site.php.tmp ?? "") ?? Math.min(place.tmpMb, Math.floor(memoryMb / 2));
   if (tmpMb >= memoryMb) {
     const allowed = `less than the site's memory, of which it is a part: ${memoryMb} MB`;
     problems.push({ file, property: "php.tmp", value: site.php.tmp, allowed, remedy: "Lower it, or raise php.memory." });
@@ -584,9 +689,138 @@ function resolveSite(c: Draft, stackFile: string, file: string, site: SiteDraft,
       remedy: "Fill the site on the appliance by hand and remove the seed.",
     });
   }
+  if (site.quota !== undefined && c.nas?.kind !== "vm") {
+    problems.push({
+      file,
+      property: "quota",
+      value: site.quota,
+      allowed: "only where fleet:nas.kind is vm: an appliance has quotas of its own",
+      remedy: "Set it on the appliance and remove it here.",
+    });
+  }
+  const quotaMb = megabytes(site.quota ?? (c.nas?.kind === "vm" ? c.nas.quota : undefined) ?? "");
   // Without a problem the site was accepted whole.
   const cron = (site.cron ?? []).map(({ timeout, ...entry }) => ({ ...entry, timeoutSeconds: Math.ceil(seconds(timeout) ?? 0) }));
-  return { ...(site as SiteConfig), php: { ...site.php, group: first[0], maxChildren }, memoryMb, tmpMb, cron };
+  const php = { ...site.php, group, maxChildren };
+  return { ...(site as SiteConfig), php, memoryMb, tmpMb, ...(quotaMb === undefined ? {} : { quotaMb }), cron };
+}
+
+/** An application as it is written, as a site. */
+interface ApplicationDraft {
+  readonly name: string;
+  readonly role: Application["role"];
+  /** Its key in the stack. */
+  readonly at: string;
+  readonly vip: string;
+  readonly machines: readonly Machine[];
+  readonly addresses: readonly string[];
+  readonly site: SiteDraft;
+  readonly code: Code;
+  readonly config?: { readonly path: string; readonly file: string } | undefined;
+  readonly moodle?: Application["moodle"];
+  readonly databaseHost?: string | undefined;
+}
+
+/** Moodle's own cron entry: what it does each time, and how long a run may take, Moodle decides. */
+const moodleCron: SiteConfig["cron"] = [{ name: "moodle", at: "minutely", script: "admin/cli/cron.php", args: [], timeout: "120 minutes" }];
+
+/** Every application that the stack has. */
+function applicationsOf(c: Omit<WrittenDraft, "php">): ApplicationDraft[] {
+  const machines = (role: Role, tier: string): Machine[] => machinesOf(c).filter((m) => m.role === role && m.tier === tier);
+  const alone = { port: applicationPort, documentRoot: "" } as const;
+  const dedicated = Object.entries(c.dedicated ?? {}).flatMap(([name, { vip, hosts, application: own }]): ApplicationDraft[] => {
+    if (!own) return [];
+    const { https, sessions, mail, cron, uid } = own;
+    return [
+      {
+        name,
+        role: "dedicated",
+        at: `fleet:dedicated.${name}.application`,
+        vip,
+        machines: machines("dedicated", name),
+        addresses: Object.values(hosts).map((h) => h.address),
+        site: { name, hosts: own.hosts, https, uid, ...alone, php: { ...own.php, cpuWeight: 100 }, sessions, mail, cron },
+        code: resolveCode(name, own),
+        config: own.config,
+        databaseHost: own.database?.host,
+      },
+    ];
+  });
+  const { vip = "", addresses = [], application: own } = c.moodle ?? {};
+  if (!own) return dedicated;
+  const { php, branch, database } = own;
+  const modules = [...new Set([...moodleModules, ...php.modules])];
+  return [
+    ...dedicated,
+    {
+      name: "moodle",
+      role: "moodle",
+      at: "fleet:moodle.application",
+      vip,
+      machines: machines("moodle", "moodle"),
+      addresses,
+      site: {
+        name: "moodle",
+        hosts: own.hosts,
+        https: "redirect",
+        uid: own.uid,
+        ...alone,
+        php: { ...php, modules, ini: { ...moodleIni, ...php.ini }, cpuWeight: 100 },
+        sessions: "redis",
+        mail: own.mail,
+        cron: own.cron ? moodleCron : [],
+      },
+      code: moodleCode("moodle", own),
+      moodle: { branch, database },
+      databaseHost: database.host,
+    },
+  ];
+}
+
+/** An application whose site has its limits; its mistakes are told by its key in the stack. */
+function resolveApplication(
+  c: Draft,
+  stackFile: string,
+  draft: ApplicationDraft,
+  texts: Readonly<Record<string, string>>,
+  problems: Problem[],
+): Omit<Application, "builds"> | undefined {
+  const { name, role, at, vip, machines, addresses, config, moodle, databaseHost } = draft;
+  const vmMb = machines[0]?.memoryMb ?? 0;
+  // Apache has a quarter of a VM for its threads: see templates/apache.
+  const availableMb = vmMb - systemMb - Math.floor(vmMb / 4);
+  const place: Place = {
+    group: name,
+    vmMb,
+    availableMb,
+    keeps: `the system keeps ${systemMb} MB, and Apache a quarter`,
+    shareMb: availableMb,
+    least: { allowed: "where it does not say, all that the system and Apache leave", remedy: "give the VMs more memory" },
+    children: Infinity,
+    tmpMb: applicationTmpMb,
+  };
+  const found: Problem[] = checkIni(stackFile, draft.site.php?.ini ?? {});
+  const site = settleSite(c, stackFile, stackFile, draft.site, place, found);
+  const configText = config && texts[config.file];
+  if (config) {
+    const problem = { file: stackFile, property: "config.file", value: config.file };
+    if (configText === undefined) found.push({ ...problem, ...absent });
+    else if (!/^<\?php\s[^]*\n$/.test(configText))
+      found.push({ ...problem, allowed: "a file of PHP that ends with a newline", remedy: "Let it begin with <?php." });
+  }
+  problems.push(...found.map((p) => ({ ...p, property: p.property.startsWith("fleet:") ? p.property : `${at}.${p.property}` })));
+  if (!site) return undefined;
+  return {
+    name,
+    role,
+    vip,
+    machines,
+    addresses,
+    site: { ...site, code: draft.code },
+    ...(configText === undefined ? {} : { configText }),
+    ...(moodle ? { moodle } : {}),
+    ...(databaseHost === undefined ? {} : { databaseHost }),
+  };
 }
 
 /** A size of php.ini; 0 where it is none, or has no end. */
@@ -627,6 +861,10 @@ function checkBuild(c: Draft, stackFile: string, file: string, site: SiteDraft, 
       allowed: "modules of the build",
       remedy: `Add ${name} to fleet:php.${version} in ${stackFile}.`,
     }));
+  if (site.sessions === "redis" && c.redis?.tls && !build.modules.includes("openssl")) {
+    const remedy = `Add openssl to the modules of fleet:php.${version} in ${stackFile}, or to php.modules where these are needed ones.`;
+    found.push({ file, property: "sessions", value: "redis", allowed: "a PHP build with openssl, as the server speaks TLS", remedy });
+  }
   if (!site.sessions || site.sessions === "files" || build.pecl[site.sessions]) return found;
   const remedy = `Add the PECL module ${site.sessions} to fleet:php.${version} in ${stackFile}.`;
   return [...found, { file, property: "sessions", value: site.sessions, allowed: "a store that the PHP build can reach", remedy }];
@@ -646,7 +884,8 @@ function checkTrial(c: Draft, stackFile: string, file: string, site: SiteDraft, 
   return [{ file, property: "php.trial.version", value: version, allowed, remedy }];
 }
 
-function checkSites(sites: readonly { file: string; site: SiteDraft }[]): Problem[] {
+/** `at`: the key of an application, whose site is no file of its own. */
+function checkSites(sites: readonly { file: string; at?: string; site: SiteDraft }[]): Problem[] {
   const found: Problem[] = [];
   const seen = new Map<string, string>();
   const once = (file: string, property: string, value: string | number | undefined, kind: string): void => {
@@ -656,8 +895,14 @@ function checkSites(sites: readonly { file: string; site: SiteDraft }[]): Proble
     if (other === undefined) seen.set(key, file);
     else found.push({ file, property, value, allowed: `a ${kind} used once`, remedy: `${other} has it already: choose another.` });
   };
-  for (const { file, site } of sites) {
-    if (site.name !== undefined && !file.endsWith(`/${site.name}.yaml`)) {
+  for (const { file, at, site } of sites) {
+    const named = (property: string): string => (at === undefined ? property : `${at}.${property}`);
+    const same = at !== undefined && sites.find((other) => other.at === undefined && other.site.name === site.name);
+    if (same) {
+      const allowed = "a name that no site has: both would have one tree on the NAS";
+      found.push({ file, property: at, value: site.name, allowed, remedy: `${same.file} has it already: choose another.` });
+    }
+    if (at === undefined && site.name !== undefined && !file.endsWith(`/${site.name}.yaml`)) {
       found.push({
         file,
         property: "name",
@@ -666,14 +911,15 @@ function checkSites(sites: readonly { file: string; site: SiteDraft }[]): Proble
         remedy: `Rename the file to ${site.name}.yaml or change the name.`,
       });
     }
-    once(file, "uid", site.uid, "uid");
-    once(file, "port", site.port, "port");
+    once(file, named("uid"), site.uid, "uid");
+    // An application's is on its VMs' own loopback.
+    if (at === undefined) once(file, "port", site.port, "port");
     once(file, "php.trial.port", site.php?.trial?.port, "port");
-    for (const host of site.hosts ?? []) once(file, "hosts", host, "DNS name");
+    for (const host of site.hosts ?? []) once(file, named("hosts"), host, "DNS name");
     (site.cron ?? []).forEach(({ name }, i, all) => {
       if (all.findIndex((other) => other.name === name) === i) return;
       const allowed = "a name used once in the site";
-      found.push({ file, property: `cron.${i}.name`, value: name, allowed, remedy: "Give one of the entries another name." });
+      found.push({ file, property: named(`cron.${i}.name`), value: name, allowed, remedy: "Give one of the entries another name." });
     });
   }
   return found;
@@ -698,7 +944,7 @@ function tierMachines(role: Role, tier: string, size: Sized & { debian: DebianRe
 const releasesOf = (machines: readonly Machine[]): DebianRelease[] => [...new Set(machines.map((m) => m.debian))].sort();
 
 /** Every VM that the stack asks for. */
-function machinesOf(c: Draft): Machine[] {
+function machinesOf(c: Omit<WrittenDraft, "php">): Machine[] {
   const { balancers, nas, mutualised, moodle } = c;
   return [
     ...(balancers ? tierMachines("director", "lvs", balancers) : []),
@@ -717,7 +963,13 @@ function machinesOf(c: Draft): Machine[] {
   ];
 }
 
-function resolve(stack: string, config: Fleet["config"], sites: readonly Site[], patches: Readonly<Record<string, string>>): Fleet {
+function resolve(
+  stack: string,
+  config: Fleet["config"],
+  sites: readonly Site[],
+  own: readonly (Omit<Application, "builds"> | undefined)[],
+  patches: Readonly<Record<string, string>>,
+): Fleet {
   const machines = machinesOf(config);
   const builds = new Map<string, PhpBuild>();
   const buildOf = (version: string, debian: DebianRelease): PhpBuild[] => {
@@ -739,20 +991,23 @@ function resolve(stack: string, config: Fleet["config"], sites: readonly Site[],
       idleSeconds: seconds(g.idle) ?? 0,
     };
   });
+  const authority = config.redis?.tls?.ca === undefined ? undefined : patches[config.redis.tls.ca];
+  const applications = own
+    .filter((a) => a !== undefined)
+    .map((a) => ({ ...a, builds: releasesOf(a.machines).flatMap((debian) => buildOf(a.site.php.version, debian)) }));
   return {
     stack,
     config,
     machines,
     sites,
+    applications,
     phpGroups,
     phpBuilds: [...builds.values()],
-    services: servicesOf(config, machines, phpGroups),
+    services: servicesOf(config.mutualised?.vip, machines, phpGroups, applications),
     reachable: reachableBySites(config),
+    ...(authority === undefined ? {} : { redisAuthority: authority }),
   };
 }
-
-/** Ports of a site on its group's address: its own, and that of its trial. */
-const portsOf = ({ port, php: { trial } }: Site): number[] => [port, ...(trial ? [trial.port] : [])];
 
 /** Addresses on which the fleet's web services answer. */
 function webVips({ mutualised, moodle, dedicated }: Draft): string[] {
@@ -775,16 +1030,4 @@ function serversForSites({ network, redis, memcached, mail }: Draft): Placed[] {
 function reachableBySites(config: StackConfig): string[] {
   const all = [...webVips(config), ...serversForSites(config).map(({ address }) => address)];
   return [...new Set(all)].filter((a) => inNetwork(a, config.network.cidr)).sort();
-}
-
-/** The typed list from which the directors balance: web on 80 and 443, each PHP group on its sites' ports. */
-function servicesOf(config: Fleet["config"], machines: readonly Machine[], groups: readonly PhpGroup[]): VirtualService[] {
-  const servers = (of: readonly Machine[]): VirtualService["realServers"] => of.map(({ name, address }) => ({ name, address }));
-  const web: VirtualService[] = config.mutualised
-    ? [{ name: "web", vip: config.mutualised.vip, ports: [80, 443], realServers: servers(machines.filter((m) => m.role === "apache")) }]
-    : [];
-  const php = groups
-    .filter((g) => g.sites.length > 0)
-    .map((g) => ({ name: g.name, vip: g.vip, ports: g.sites.flatMap(portsOf).sort((a, b) => a - b), realServers: servers(g.machines) }));
-  return [...web, ...php];
 }

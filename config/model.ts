@@ -1,4 +1,4 @@
-import type { DebianRelease, SiteConfig, StackConfig } from "./schema";
+import type { DebianRelease, MoodleConfig, SiteConfig, StackConfig } from "./schema";
 
 /** What a VM is for. */
 export type Role = "director" | "apache" | "php" | "nas" | "builder" | "dedicated" | "moodle";
@@ -68,7 +68,49 @@ export interface Site extends Omit<SiteConfig, "php" | "cron"> {
   readonly memoryMb: number;
   /** Size of its /tmp, which is part of that memory, in megabytes. */
   readonly tmpMb: number;
+  /** What it may store on the NAS VM, in megabytes; absent where there is no limit. */
+  readonly quotaMb?: number;
   readonly cron: readonly CronEntry[];
+  /** Absent where the code is the site's own, in its tree on the NAS. */
+  readonly code?: Code;
+}
+
+/** Code of an application: a commit of a Git repository as an archive, the same on every VM. */
+export interface Code {
+  /** Name of the archive, `<application>-<hash of all that it is made of>`; unpacked to /opt/code/<artefact>. */
+  readonly artefact: string;
+  readonly repository: string;
+  readonly commit: string;
+  /** Name that the commit must have there. */
+  readonly tag?: string;
+  /** Below the code; empty where it is the whole of it. */
+  readonly documentRoot: string;
+  /** URL path that answers where there is no file. */
+  readonly fallback?: string;
+  /** Directories that the application writes: links to the same path in its tree on the NAS. */
+  readonly writable: readonly string[];
+  /** A file that is added to the code: it leads to the VM's own configuration. */
+  readonly stub?: { readonly path: string; readonly text: string };
+}
+
+/** One application on VMs of its own: Apache and PHP on each of them. */
+export interface Application {
+  /** Name of its tier and of its site. */
+  readonly name: string;
+  readonly role: "dedicated" | "moodle";
+  readonly vip: string;
+  readonly machines: readonly Machine[];
+  /** Addresses that its VMs may ever have. */
+  readonly addresses: readonly string[];
+  /** Its PHP for each release that its VMs run. */
+  readonly builds: readonly PhpBuild[];
+  readonly site: Site & { readonly code: Code };
+  /** Text of its configuration file, where that is the operator's own. */
+  readonly configText?: string;
+  /** What Moodle's configuration is made of. */
+  readonly moodle?: Pick<MoodleConfig, "branch" | "database">;
+  /** Server of its database. */
+  readonly databaseHost?: string;
 }
 
 /** A PHP group: VMs that run the same sites. */
@@ -87,6 +129,8 @@ export interface PhpGroup {
 /** A balanced service: addresses and ports, and who answers for them. */
 export interface VirtualService {
   readonly name: string;
+  /** `web` is asked by visitors, to whom the directors answer themselves where no server is left; `php` by Apache, which does. */
+  readonly kind: "web" | "php";
   readonly vip: string;
   readonly ports: readonly number[];
   readonly realServers: readonly { readonly name: string; readonly address: string }[];
@@ -97,10 +141,14 @@ export interface Fleet {
   readonly stack: string;
   readonly config: StackConfig;
   readonly machines: readonly Machine[];
+  /** Those of the mutualised platform. */
   readonly sites: readonly Site[];
+  readonly applications: readonly Application[];
   readonly phpGroups: readonly PhpGroup[];
   readonly phpBuilds: readonly PhpBuild[];
   readonly services: readonly VirtualService[];
   /** Addresses of the fleet's own network that sites' code may reach. */
   readonly reachable: readonly string[];
+  /** Authority of the Redis server's certificate, PEM; absent where Debian knows it, or there is no TLS. */
+  readonly redisAuthority?: string;
 }

@@ -149,7 +149,8 @@ export function isAlwaysOn(name: string, version: string, modules: readonly stri
 const coreOf = (version: string): string[] => alwaysOn.filter((m) => m !== "random" || atLeast(version, "8.2"));
 const withLibxml = (module: string): boolean => module === "dom" || module.includes("xml") || module === "soap";
 
-const absent = { allowed: "a file of the project", remedy: "Correct the path, or add the file." };
+/** What is said of a file that the stack names and the project lacks. */
+export const absent = { allowed: "a file of the project", remedy: "Correct the path, or add the file." };
 
 /** A patch is there and is the one that was meant. */
 function checkPatch(

@@ -18,6 +18,11 @@ const address = z.string().refine(isIPv4, { error: "an IPv4 address such as 10.2
 const cidr = z.string().refine(isNetwork, { error: "an IPv4 network such as 10.20.0.0/24" });
 const size = z.string().refine((s) => megabytes(s) !== undefined, { error: 'a size such as "4 GB" or "512 MB"' });
 const duration = z.string().refine((s) => (seconds(s) ?? 0) > 0, { error: 'a duration such as "1 second" or "5 minutes"' });
+/** Whether a duration is from `least` to `most` seconds. */
+const within = (text: string, least: number, most: number): boolean => {
+  const length = seconds(text) ?? 0;
+  return length >= least && length <= most;
+};
 const isServer = (text: string): boolean => {
   const [host = "", port = "", ...more] = text.split(":");
   return isIPv4(host) && /^[1-9]\d{0,4}$/.test(port) && Number(port) < 65536 && more.length === 0;
@@ -92,10 +97,37 @@ export const balancersSchema = z.strictObject({
   hosts,
   /** VRRP identity of the pair, unique on its network segment. */
   virtualRouterId: z.int().min(1).max(255).default(51),
-  /** Time between two VRRP advertisements; a take-over needs about 3.6 of them. */
-  advertInterval: duration.default("1 second"),
+  /**
+   * Time between two VRRP advertisements. A director that dies is replaced after three of them and the skew of
+   * RFC 9568, at most one more; one that a vMotion or a snapshot holds for less than three is not. Measured in the lab
+   * with 1 second: replaced after 2.8 to 3.1 s, and not in a stun of 2 s; with 0.3 seconds after 1.0 s, but then a stun
+   * of a second is a take-over.
+   */
+  advertInterval: duration
+    .refine((s) => within(s, 0.1, 40), { error: 'a duration from "0.1 seconds" to "40 seconds", VRRP\'s longest' })
+    .default("1 second"),
   /** Time between two health checks of a real server, at most a minute: so long is a candidate tried too. */
-  checkInterval: duration.refine((s) => (seconds(s) ?? 0) <= 60, { error: 'a duration of at most "60 seconds"' }).default("1 second"),
+  checkInterval: duration.refine((s) => within(s, 0.1, 60), { error: 'a duration of at most "60 seconds"' }).default("1 second"),
+  /**
+   * How long a check waits for its server. Two in a row must fail, 0.4 s apart: a dead server is out of the balancing
+   * after at most checkInterval + 2 checkTimeout + 0.4 s, by default 2.8 s; one that stands still for less than
+   * 2 checkTimeout + 0.4 s may stay. A health responder answers within 0.3 s, whatever hangs behind it. A candidate is
+   * tried for 6 s beside checkInterval, so at most 2.5 seconds.
+   */
+  checkTimeout: duration
+    .refine((s) => within(s, 0.4, 2.5), { error: 'a duration from "0.4 seconds" to "2.5 seconds"' })
+    .default("0.7 seconds"),
+  /**
+   * Whether the live director tells the other of its connections, so that those to a server which takes no new ones
+   * outlive a fail-over too. The others do without it: see docs/decisions/0008.
+   */
+  connectionSync: z.boolean().default(true),
+});
+
+const snapshotsSchema = z.strictObject({
+  hourly: z.int().min(1).max(1000).default(24),
+  daily: z.int().min(0).max(1000).default(7),
+  weekly: z.int().min(0).max(1000).default(4),
 });
 
 export const nasSchema = z.discriminatedUnion("kind", [
@@ -109,6 +141,10 @@ export const nasSchema = z.discriminatedUnion("kind", [
     dataDisk: size.default("500 GB"),
     /** Device of the data disk in the guest. */
     dataDevice: z.string().startsWith("/dev/").default("/dev/sdb"),
+    /** Hourly snapshots that stay: of so many last hours, days and weeks the first one. */
+    snapshots: snapshotsSchema.default(snapshotsSchema.parse({})),
+    /** What each site may store that does not say so itself. @default no limit */
+    quota: size.optional(),
   }),
   z.strictObject({
     kind: z.literal("appliance"),
@@ -218,25 +254,6 @@ export const mutualisedSchema = z.strictObject({
   ),
 });
 
-export const dedicatedSchema = z.record(
-  hostName,
-  z.strictObject({
-    ...vmSize(6, "6 GB"),
-    debian: release.default("bookworm"),
-    vip: address,
-    hosts,
-  }),
-);
-
-export const moodleSchema = z.strictObject({
-  ...vmSize(8, "8 GB", "40 GB"),
-  debian: release.default("bookworm"),
-  vip: address,
-  nodes: z.int().min(4).max(6).default(4),
-  /** Addresses of moodle1, moodle2, ...: as many as `nodes` may ever need. */
-  addresses: z.array(address).min(4).max(6),
-});
-
 export const redisSchema = z.strictObject({
   address,
   port: z.int().min(1).max(65535).default(6379),
@@ -245,10 +262,21 @@ export const redisSchema = z.strictObject({
    * `one`: all sites share the default user, and each can read and write the sessions of all.
    */
   users: z.enum(["each", "one"]).default("each"),
+  /** Where the server speaks TLS. @default it does not */
+  tls: z
+    .strictObject({
+      /** File of the project with the authority of its certificate, PEM. @default those that Debian knows */
+      ca: z.string().min(1).optional(),
+      /** Name in its certificate. @default its address */
+      name: dnsName.optional(),
+    })
+    .optional(),
 });
 /** Memcached has no users: a site can read and write every session whose key it knows, and empty the server. What must be kept apart is kept in Redis. */
 export const memcachedSchema = z.strictObject({
   servers: z.array(z.string().refine(isServer, { error: 'an IPv4 address and a port such as "10.20.0.8:11211"' })).min(1),
+  /** How many other servers have each session too. @default 1, where there are several servers */
+  replicas: z.int().min(0).optional(),
 });
 
 /** The university's mail relay, which takes what PHP's mail() sends. */
@@ -271,9 +299,15 @@ export const secretsSchema = z.strictObject({
   tlsPrivateKey: secret,
   redisPassword: secret.optional(),
 });
-export type Secrets = z.output<typeof secretsSchema>;
-/** Names of all secrets there are. */
+/** Password of an application's database, by the application's name: `moodleDatabasePassword`. */
+export type DatabasePassword = `${string}DatabasePassword`;
+export const databasePassword = (application: string): DatabasePassword =>
+  `${application.replace(/-+(.)/g, (_, letter: string) => letter.toUpperCase())}DatabasePassword`;
+export type Secrets = z.output<typeof secretsSchema> & { readonly [name: DatabasePassword]: string };
+/** Names of the secrets that every stack may have. */
 export const secretNames: readonly string[] = secretsSchema.keyof().options;
+/** Whether a stack may have a secret of this name. */
+export const isSecretName = (name: string): boolean => secretNames.includes(name) || /^[a-z][A-Za-z0-9]*DatabasePassword$/.test(name);
 
 /** How a change goes through a tier. The words of health and deadline are Nomad's. */
 export const rolloutSchema = z.strictObject({
@@ -294,32 +328,6 @@ export const rolloutSchema = z.strictObject({
   /** Other servers of a service that must be live before one is changed. */
   minimumServers: z.int().min(0).default(1),
 });
-
-/** All `fleet:` keys of a stack. */
-export const stackSchema = z.strictObject({
-  vsphere: vsphereSchema,
-  network: networkSchema,
-  ssh: sshSchema.default({ user: "fleet", authorizedKeys: [] }),
-  balancers: balancersSchema.optional(),
-  nas: nasSchema.optional(),
-  php: z.record(phpVersion, phpBuildSchema).default({}),
-  builders: z.partialRecord(release, builderSchema).default({}),
-  mutualised: mutualisedSchema.optional(),
-  dedicated: dedicatedSchema.default({}),
-  moodle: moodleSchema.optional(),
-  redis: redisSchema.optional(),
-  memcached: memcachedSchema.optional(),
-  mail: mailSchema.optional(),
-  /** Directory of site files, from the project's root. */
-  sites: z.string().default("sites"),
-  rollout: rolloutSchema.default(rolloutSchema.parse({})),
-});
-/** A stack's configuration as it is written, with its defaults filled in. */
-export type WrittenConfig = z.output<typeof stackSchema>;
-/** One version as `fleet:php` has it, its modules by name. */
-export type BuildConfig = Omit<z.output<typeof phpBuildSchema>, "modules"> & { readonly modules: readonly string[] };
-/** A stack's configuration with its defaults filled in, and the modules that are needed found. */
-export type StackConfig = Omit<WrittenConfig, "php"> & { readonly php: Readonly<Record<string, BuildConfig>> };
 
 const fileName = z.string().regex(/^(?!\/)(?!.*\.\.)[\w./-]+$/, { error: "a relative path without .." });
 
@@ -397,6 +405,8 @@ export const siteSchema = z.strictObject({
       )
       .default({}),
   }),
+  /** What it may store on a NAS VM. @default that of `fleet:nas` */
+  quota: size.optional(),
   /** Where PHP keeps sessions. */
   sessions: z.enum(["redis", "memcached", "files"]).default("files"),
   mail: z
@@ -412,3 +422,118 @@ export const siteSchema = z.strictObject({
 });
 /** A site's file with its defaults filled in. */
 export type SiteConfig = z.output<typeof siteSchema>;
+
+/** What the VMs of an application run: a commit of a Git repository, and everything that a site has beside its code. */
+const applicationKeys = {
+  /** DNS names; the first is canonical. */
+  hosts: z.array(dnsName).min(1),
+  /** Unix uid and gid, of those of sites: allocated once and never used again. */
+  uid: siteSchema.shape.uid,
+  code: z.strictObject({
+    /** Where the builder fetches it from, without a password. */
+    repository: url,
+    commit: z.string().regex(/^[0-9a-f]{40}$/, { error: "the 40 hexadecimal digits of a commit" }),
+    /** Name of that commit, for people; checked when it is fetched. */
+    tag: z
+      .string()
+      .regex(/^[\w][\w./+-]*$/, { error: "the name of a tag" })
+      .optional(),
+  }),
+  php: siteSchema.shape.php.omit({ group: true, trial: true, cpuWeight: true }),
+  mail: siteSchema.shape.mail,
+};
+
+const tableName = z.string().regex(/^[A-Za-z0-9_]+$/, { error: "letters, digits and underscores" });
+const databaseHost = z.union([address, dnsName]);
+
+/** An application alone on its VMs, e.g. WordPress. */
+const dedicatedApplicationSchema = z.strictObject({
+  ...applicationKeys,
+  https: siteSchema.shape.https,
+  /** Document root in the code. @default the whole of it */
+  documentRoot: fileName.optional(),
+  /** URL path that answers where the code has no file, e.g. /index.php. */
+  fallback: z
+    .string()
+    .regex(/^\/[\w./-]*$/, { error: "a path such as /index.php" })
+    .optional(),
+  /** Directories of the code that the application writes: they are on the NAS. */
+  writable: z.array(fileName).default([]),
+  /** The application's configuration file: `path` in the code, and the `file` of the project that is its text. */
+  config: z.strictObject({ path: fileName, file: z.string().min(1) }).optional(),
+  /** Its database server, which its code may reach; the password is the secret `<name>DatabasePassword`. */
+  database: z.strictObject({ host: databaseHost }).optional(),
+  sessions: siteSchema.shape.sessions,
+  cron: siteSchema.shape.cron,
+});
+
+export const dedicatedSchema = z.record(
+  hostName,
+  z.strictObject({
+    ...vmSize(6, "6 GB"),
+    debian: release.default("bookworm"),
+    vip: address,
+    hosts,
+    /** What runs there. @default nothing: the VMs alone */
+    application: dedicatedApplicationSchema.optional(),
+  }),
+);
+
+const moodleApplicationSchema = z.strictObject({
+  ...applicationKeys,
+  /** Moodle's branch, e.g. 4.5: it decides the document root, and is compared with what the code says. */
+  branch: z.string().regex(/^\d\.\d{1,2}$/, { error: 'a branch of Moodle in quotes, such as "4.5"' }),
+  database: z.strictObject({
+    /** Moodle's own word for the kind of server. */
+    type: z.enum(["mariadb", "mysqli"]).default("mariadb"),
+    host: databaseHost,
+    port: z.int().min(1).max(65535).default(3306),
+    name: tableName.default("moodle"),
+    user: z.string().min(1).default("moodle"),
+    /** With which the names of its tables begin. */
+    prefix: tableName.default("mdl_"),
+  }),
+  /** Whether Moodle's cron runs, each minute on one node. */
+  cron: z.boolean().default(true),
+});
+
+export const moodleSchema = z.strictObject({
+  ...vmSize(8, "8 GB", "40 GB"),
+  debian: release.default("bookworm"),
+  vip: address,
+  nodes: z.int().min(4).max(6).default(4),
+  /** Addresses of moodle1, moodle2, ...: as many as `nodes` may ever need. */
+  addresses: z.array(address).min(4).max(6),
+  /** The Moodle that they run. @default nothing: the VMs alone */
+  application: moodleApplicationSchema.optional(),
+});
+/** What `application` says of Moodle. */
+export type MoodleConfig = z.output<typeof moodleApplicationSchema>;
+/** What `application` says of a dedicated platform. */
+export type DedicatedConfig = z.output<typeof dedicatedApplicationSchema>;
+
+/** All `fleet:` keys of a stack. */
+export const stackSchema = z.strictObject({
+  vsphere: vsphereSchema,
+  network: networkSchema,
+  ssh: sshSchema.default({ user: "fleet", authorizedKeys: [] }),
+  balancers: balancersSchema.optional(),
+  nas: nasSchema.optional(),
+  php: z.record(phpVersion, phpBuildSchema).default({}),
+  builders: z.partialRecord(release, builderSchema).default({}),
+  mutualised: mutualisedSchema.optional(),
+  dedicated: dedicatedSchema.default({}),
+  moodle: moodleSchema.optional(),
+  redis: redisSchema.optional(),
+  memcached: memcachedSchema.optional(),
+  mail: mailSchema.optional(),
+  /** Directory of site files, from the project's root. */
+  sites: z.string().default("sites"),
+  rollout: rolloutSchema.default(rolloutSchema.parse({})),
+});
+/** A stack's configuration as it is written, with its defaults filled in. */
+export type WrittenConfig = z.output<typeof stackSchema>;
+/** One version as `fleet:php` has it, its modules by name. */
+export type BuildConfig = Omit<z.output<typeof phpBuildSchema>, "modules"> & { readonly modules: readonly string[] };
+/** A stack's configuration with its defaults filled in, and the modules that are needed found. */
+export type StackConfig = Omit<WrittenConfig, "php"> & { readonly php: Readonly<Record<string, BuildConfig>> };

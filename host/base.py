@@ -10,6 +10,7 @@ One JSON object on stdin; every key but `host` may be absent:
                  nothing. Without `device` it is the one empty whole disk, of `size` GB if given
     programs     {name: text}, written to /usr/local/lib/fleet/<name>
     artefacts    [{name, sha256, urls}]: .tar.zst unpacked to /opt/php/<name>; urls are tried in order
+    code         the same of applications' code, unpacked to /opt/code/<name>
 
 Each step looks first and acts only on a difference, so it may be killed and run again at any time.
 stdout carries one JSON line, stderr is for people. Exit status: 0 done, 1 failed, 2 refused.
@@ -29,7 +30,7 @@ import time
 import urllib.request
 
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
-PROGRAMS, ARTEFACTS = f"{ROOT}/usr/local/lib/fleet", f"{ROOT}/opt/php"
+PROGRAMS, ARTEFACTS, CODE = f"{ROOT}/usr/local/lib/fleet", f"{ROOT}/opt/php", f"{ROOT}/opt/code"
 RUN = f"{ROOT}/run/fleet"
 POLICY = f"{ROOT}/usr/sbin/policy-rc.d"
 NO_STARTS = "#!/bin/sh\n# Written by fleet while it installs packages.\nexit 101\n"
@@ -39,6 +40,7 @@ NAME = re.compile(r"[A-Za-z0-9][\w.+~-]*")
 FILESYSTEMS = {"btrfs": ["mkfs.btrfs", "-q", "-L"], "ext4": ["mkfs.ext4", "-q", "-L"]}
 KEYS = {
     "host": str, "packages": list, "disable": list, "filesystems": list, "programs": dict, "artefacts": list,
+    "code": list,
 }  # fmt: skip
 
 
@@ -69,11 +71,11 @@ def mistakes(wanted: dict) -> list[str]:
     for item in wanted.get("filesystems", []):
         if not item.get("label") or item.get("type") not in FILESYSTEMS:
             found.append(f"filesystems: {item} needs a label and a type of {', '.join(FILESYSTEMS)}")
-    for item in wanted.get("artefacts", []):
+    for key, item in [(key, item) for key in ("artefacts", "code") for item in wanted.get(key, [])]:
         if not NAME.fullmatch(item.get("name", "")) or not re.fullmatch(r"[0-9a-f]{64}", item.get("sha256", "")):
-            found.append(f"artefacts: {item.get('name')!r} needs a plain name and a sha256")
+            found.append(f"{key}: {item.get('name')!r} needs a plain name and a sha256")
         if not item.get("urls"):
-            found.append(f"artefacts: {item.get('name')!r} needs urls")
+            found.append(f"{key}: {item.get('name')!r} needs urls")
     return found
 
 
@@ -245,10 +247,10 @@ def install_programs(wanted: dict[str, str]) -> list[str]:
     return written
 
 
-def install_artefact(item: dict) -> str:
+def install_artefact(item: dict, directory: str) -> str:
     """Unpack beside, then rename. What is there under the name was checked when it came."""
-    target = f"{ARTEFACTS}/{item['name']}"
-    aside, packed = f"{ARTEFACTS}/.{item['name']}.part", f"{ARTEFACTS}/.{item['name']}.tar.zst"
+    target = f"{directory}/{item['name']}"
+    aside, packed = f"{directory}/.{item['name']}.part", f"{directory}/.{item['name']}.tar.zst"
     if os.path.exists(f"{target}/{MARKER}"):
         return "present"
     shutil.rmtree(aside, ignore_errors=True)
@@ -281,7 +283,8 @@ def bring(wanted: dict) -> dict:
     step("disabled", disable_units(wanted.get("disable", [])))
     step("filesystems", {item["label"]: make_filesystem(item) for item in wanted.get("filesystems", [])})
     step("programs", install_programs(wanted.get("programs", {})))
-    step("artefacts", {item["name"]: install_artefact(item) for item in wanted.get("artefacts", [])})
+    for key, directory in (("artefacts", ARTEFACTS), ("code", CODE)):
+        step(key, {item["name"]: install_artefact(item, directory) for item in wanted.get(key, [])})
     return report
 
 

@@ -461,6 +461,7 @@ def apply(bundle: Bundle, report: Report) -> None:
         if partners_needed(planned, bundle):
             rollout.check_partners(settings)
     report.step("budgeted")
+    leaving = rollout.leaving_servers(running.services, bundle.services)
     try:
         if settings and now != ORIGIN:
             mark(before, bundle, report)
@@ -468,11 +469,13 @@ def apply(bundle: Bundle, report: Report) -> None:
             if serves and (fragile := needs_drain(planned, running, bundle)):
                 say(f"draining for {' '.join(fragile)}")
                 rollout.drain(settings, say)
+            rollout.release(settings, leaving, say)
         report.step("drained")
         activate(before, bundle, changed, report)
         prove(bundle, changed, report["broken"])
         report.step("probed")
     except BaseException:
+        rollout.weigh(leaving, 1)
         if before.id != bundle.id:
             go_back(bundle, before, changed, report)
         elif settings:
@@ -727,9 +730,24 @@ def drift_verb(_: bytes) -> int:
     return 2 if report["findings"] else 0
 
 
+NAS_PROGRAM = "/etc/fleet/lib/snapshots.py"
+
+
+def nas_status() -> dict | None:
+    """Of a NAS VM: its last snapshot, its room and quotas; None where that could not be told."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-IB", f"{store.ROOT}{NAS_PROGRAM}", "status"], capture_output=True, text=True, check=True, timeout=30
+        )
+        return json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
 def status_verb(_: bytes) -> int:
     report = {"host": host_name(), "generation": None, "unsettled": store.unsettled(), "drained": rollout.drained()}
-    report["artefacts"], report["failing"], report["cron"] = drift.installed(drift.SEALED[1]), {}, []
+    report["artefacts"], report["code"] = (drift.installed(directory) for directory in drift.SEALED[1:])
+    report["failing"], report["cron"] = {}, []
     if os.path.islink(store.CURRENT):
         bundle = store.load(store.live())
         report["generation"], report["changed"] = bundle.id, int(os.lstat(store.CURRENT).st_mtime)
@@ -737,6 +755,8 @@ def status_verb(_: bytes) -> int:
         if bundle.rollout:
             said = rollout.failing_checks(bundle.rollout["responder"])
             report["failing"] = said and {**said[0], **said[1]}
+        if NAS_PROGRAM in bundle.entries:
+            report["nas"] = nas_status()
     print(json.dumps(report))
     return 0
 

@@ -4,7 +4,7 @@
     drift.py seal DIRECTORY   note what a directory holds, for later comparison
 
 A sealed directory carries .fleet-seal, the mode and sha256 (or link target) of everything in it.
-PHP builds and the host's programs are sealed when they arrive.
+PHP builds, applications' code and the host's programs are sealed when they arrive.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that s
 UNIT_DIRECTORY = "/etc/systemd/system/"
 OWN_DIRECTORIES = ["/etc/fleet"]  # nobody else has a file there
 PART_SECONDS = 600  # an unfinished file that is older was left by somebody who is not at work any more
-SEALED = [f"{ROOT}/usr/local/lib/fleet", f"{ROOT}/opt/php"]
+SEALED = [f"{ROOT}/usr/local/lib/fleet", f"{ROOT}/opt/php", f"{ROOT}/opt/code"]
 DISTRIBUTION = ("/usr/lib/", "/lib/", "/run/systemd/generator")  # units that come with Debian, or are made of its files
 SCRIPT = re.compile(r"fleet-exec-(.+)-[0-9a-f]{8}\.service")  # a run of phpexec for a site
 CRON = re.compile(r"fleet-cron-(.+)-([^-]+)\.service")  # site and entry
@@ -370,14 +370,17 @@ def balanced(bundle, ready, live) -> list[dict]:
 
 
 def sealed(bundle) -> list[dict]:
-    """The programs, and the PHP builds: those that are here, and those that the bundle's files name."""
-    programs, builds = SEALED
-    found, here = unsealed(programs, "program") if os.path.isdir(programs) else [], installed(builds)
-    for name in here:
-        found += unsealed(f"{builds}/{name}", "artefact")
+    """The programs, the PHP builds and applications' code: what is here, and what the bundle's files name."""
+    programs, *directories = SEALED
+    found = unsealed(programs, "program") if os.path.isdir(programs) else []
     text = b"".join(entry["content"] for entry in bundle.entries.values())
-    named = {match.decode() for match in re.findall(rb"/opt/php/([\w.+~-]+)/", text)}
-    return found + [finding("artefact", f"/opt/php/{name}", "missing") for name in sorted(named.difference(here))]
+    for directory, kind in zip(directories, ("artefact", "code"), strict=True):
+        here, path = installed(directory), directory.removeprefix(ROOT)
+        for name in here:
+            found += unsealed(f"{directory}/{name}", kind)
+        named = {match.decode() for match in re.findall(re.escape(path).encode() + rb"/([\w.+~-]+)", text)}
+        found += [finding(kind, f"{path}/{name}", "missing") for name in sorted(named.difference(here))]
+    return found
 
 
 if __name__ == "__main__":

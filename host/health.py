@@ -5,14 +5,15 @@
     health.py --check FILE  only say whether FILE is right
 
 GET /ready answers 200 where the balancers shall send requests, and 503 when the machine is drained
-(/run/fleet/drain), or one of its own checks fails, or every site's: one site's FPM that is broken does
-not take its neighbours away. A JSON object says how each check went: {ready, drained, checks, sites},
+(/run/fleet/drain), or one of its own checks fails, or every site's, or every site that runs is wedged: one site's FPM
+that is broken does not take its neighbours away. Nor does a mount whose server answers nobody: every machine has it from there, and one
+that left the balancing for that would leave with all the others. A JSON object says how each check went: {ready, drained, checks, sites},
 `sites` being those of kind fastcgi. GET /balancer, on a director, answers what the kernel's IPVS table holds: {live, services: {"vip:port": {address: {weight, active}}}},
 `live` telling whether this director holds the VIPs. GET /through, on a director, asks each door as a
 visitor would: {live, doors: {"vip:port": what is wrong, or nothing}}. One that is live asks none: its
 connections would come from the VIP itself, be answered to nobody, and count as open for a minute. GET /quiet
 tells for how many seconds nobody but the responder has asked a site for anything: {unit: seconds}, of the sites
-whose service runs; see rest.py. FILE is JSON:
+whose service runs; GET /wedged which of them are wedged: [unit]; see rest.py. FILE is JSON:
 
     listen, port   where to answer
     vips           on a director: its virtual addresses
@@ -22,10 +23,12 @@ whose service runs; see rest.py. FILE is JSON:
       tcp          address, port
       fastcgi      address, port, path (FPM's pm.status_path), asked from 127.0.0.1; unit, children:
                    while this unit does not run the site sleeps, and systemd must hold its port; a site
-                   that does not answer while all its children are at work is busy, and that is no fault
+                   that does not answer while all its children are at work is busy, and that is no fault; one
+                   that has answered, and whose processes now do nothing at all while they are asked, is wedged
       address      address: must be one of this machine's
       unit         unit: must run
-      mount        path: must be a mount point whose server answers
+      mount        path: must be a mount point whose server answers; server, where it is NFS: its address, by which
+                   a hang of this machine's own is told from one of the server
 
 Checks run together, each at most CHECK_SECONDS (a site's FPM: PATIENCE), and a result serves for CACHE_SECONDS, so two
 balancers that ask every second cost little more than one. An answer takes at most ANSWER_SECONDS
@@ -58,9 +61,16 @@ import slumber
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 DRAIN = f"{ROOT}/run/fleet/drain"
 UNITS = f"{ROOT}/run/systemd/units"
-CHECK_SECONDS, CACHE_SECONDS, ANSWER_SECONDS, STALE_SECONDS = 1.0, 0.5, 0.3, 3.0
+# keepalived asks again 0.4 s after a failure, and that answer must be of another look.
+CHECK_SECONDS, CACHE_SECONDS, ANSWER_SECONDS, STALE_SECONDS = 1.0, 0.35, 0.3, 3.0
 SITE_SECONDS = 4.0  # for a site's FPM: a child must become free, or be born
-PATIENCE = {"fastcgi": SITE_SECONDS + CHECK_SECONDS}
+SERVER_SECONDS = 0.5  # for an NFS server that a mount of ours hangs on: is it there at all?
+PATIENCE = {"fastcgi": SITE_SECONDS + CHECK_SECONDS, "mount": 2 * CHECK_SECONDS + 2 * SERVER_SECONDS}
+# What is wrong with everybody's mount: it is told, and no reason to send requests elsewhere. When the server is back,
+# the connections of all machines sleep on: TCP tries again after up to as long as the silence was, two minutes at most.
+SILENT, WAKING = "its server answers nobody", "its server is back, and the connection to it not yet"
+WAKING_SECONDS = 125.0
+WEDGED = "it takes connections, and its processes do nothing"
 CONNECTIONS = re.compile(r"accepted conn:\s+(\d+)")
 WORKERS = 32
 NEEDS = {
@@ -193,6 +203,10 @@ class Quiet:
         own = before is not None and connections == before + 1
         self.seen[unit] = connections, since if own else time.monotonic()
 
+    def has_heard(self, unit: str) -> bool:
+        """Whether it has answered since it was started: until then it may be waiting for its files."""
+        return unit in self.seen
+
     def gone(self, unit: str) -> None:
         """Its next master counts from nothing."""
         self.seen.pop(unit, None)
@@ -204,15 +218,25 @@ class Quiet:
 def check_fastcgi(check: dict, health: Health) -> str:
     if not awake(check["unit"]):
         return ""  # it has gone to sleep while this check waited for its turn: the next look finds it so
+    unit, used = check["unit"], [probes.cpu_used(check["unit"])]
+
+    def wedged() -> bool:
+        """Twice in a row nothing was done. Once may be a pause of the whole machine's, in which time went by."""
+        used.append(probes.cpu_used(unit))
+        idle = len(used) > 2 and used[-1] is not None and used[-3:].count(used[-1]) == 3
+        return idle and health.quiet.has_heard(unit) and not probes.busy(unit, check["children"])
+
     try:
-        answer = probes.fastcgi_answer(check["address"], check["port"], check["path"], SITE_SECONDS)
+        answer = probes.fastcgi_answer(check["address"], check["port"], check["path"], SITE_SECONDS, wedged)
     except TimeoutError:
-        if probes.busy(check["unit"], check["children"]):
+        if probes.busy(unit, check["children"]):
             return ""
+        if wedged():
+            return WEDGED
         raise
     if not (counted := CONNECTIONS.search(answer)):
         return "its answer is not FPM's status" if answer else "no answer"
-    health.quiet.heard(check["unit"], int(counted[1]))
+    health.quiet.heard(unit, int(counted[1]))
     return ""
 
 
@@ -229,7 +253,14 @@ def check_address(check: dict, _: Health) -> str:
 
 
 def check_mount(check: dict, health: Health) -> str:
-    return health.probers[check["path"]].ask(check["path"])
+    try:
+        return health.probers[check["path"]].ask(check["path"])
+    except TimeoutError as hang:
+        if "server" in check and not probes.nfs_answers(check["server"], SERVER_SECONDS):
+            health.silent[check["path"]] = time.monotonic()
+            return SILENT
+        waking = time.monotonic() - health.silent.get(check["path"], -math.inf) < WAKING_SECONDS
+        return WAKING if waking else str(hang)
 
 
 CHECKS = {
@@ -249,7 +280,7 @@ class MountProber:
     def ask(self, path: str) -> str:
         with self.turn:
             if self.killed and self.killed.poll() is None:
-                return "the last look still hangs"  # not even killable: do not pile up more
+                raise TimeoutError("the last look still hangs")  # not even killable: do not pile up more
             if self.child is None or self.child.poll() is not None:
                 self.child = subprocess.Popen(
                     [sys.executable, "-I", "-c", PROBER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -263,7 +294,7 @@ class MountProber:
             self.killed.kill()
             self.killed.stdin.close()
             self.killed.stdout.close()
-            return f"no answer for {CHECK_SECONDS:g} s"
+            raise TimeoutError(f"no answer for {CHECK_SECONDS:g} s")
 
     def close(self) -> None:
         if self.child:
@@ -280,6 +311,8 @@ class Health:
         # Sites have workers of their own: many busy ones must not keep the machine's checks waiting.
         self.pool, self.site_pool, self.lookers = (ThreadPoolExecutor(n) for n in (WORKERS, WORKERS, 2))
         self.probers: dict[str, MountProber] = {}
+        self.asleep: set[str] = set()
+        self.silent: dict[str, float] = {}  # when the server of a mount was last found silent
         self.use(config)
 
     def use(self, config: dict) -> None:
@@ -313,10 +346,11 @@ class Health:
 
     def look_now(self, checks: list[dict], asked: dict) -> None:
         results = sleeping(checks)
+        asleep = set(results)
         for check in checks:
-            if check["name"] in results:
+            if check["name"] in asleep:
                 self.quiet.gone(check["unit"])
-        awake = [check for check in checks if check["name"] not in results]
+        awake = [check for check in checks if check["name"] not in asleep]
         for check in awake:
             if check["name"] not in asked:
                 pool, begun = self.site_pool if check["name"] in self.sites else self.pool, []
@@ -325,7 +359,7 @@ class Health:
         results |= {check["name"]: self.result(check, asked) for check in awake}
         with self.turn:
             if checks is self.checks:  # no other configuration came in between
-                self.results, self.seen = results, time.monotonic()
+                self.results, self.asleep, self.seen = results, asleep, time.monotonic()
 
     def result(self, check: dict, asked: dict) -> str:
         """What a check found; while a site has not answered and may still, what it found before: nothing wrong,
@@ -338,12 +372,17 @@ class Health:
         waits = patience > CHECK_SECONDS and (not begun or time.monotonic() - begun[0] < patience)
         return self.results.get(name, "") if waits else f"no answer for {patience:g} s"
 
+    def wedged(self) -> list[str]:
+        results = self.look()
+        return [check["unit"] for check in self.checks if results.get(check["name"]) == WEDGED]
+
     def answer(self) -> tuple[int, dict]:
         results, drained = self.look(), os.path.exists(DRAIN)
         sites = {name: reason or "ok" for name, reason in results.items() if name in self.sites}
         own = {name: reason or "ok" for name, reason in results.items() if name not in self.sites}
-        lost = bool(sites) and "ok" not in sites.values()
-        ready = not drained and not lost and all(said == "ok" for said in own.values())
+        awake = {said for name, said in sites.items() if name not in self.asleep}
+        lost = bool(sites) and ("ok" not in sites.values() or awake == {WEDGED})
+        ready = not drained and not lost and all(said in ("ok", SILENT, WAKING) for said in own.values())
         return 200 if ready else 503, {"ready": ready, "drained": drained, "checks": own, "sites": sites}
 
 
@@ -357,6 +396,8 @@ def handler(health: Health) -> type[BaseHTTPRequestHandler]:
             elif self.path == "/quiet":
                 health.look()  # where no balancer asks, the last one may be long ago
                 status, answer = 200, health.quiet.seconds()
+            elif self.path == "/wedged":
+                status, answer = 200, health.wedged()
             elif self.path == "/balancer" and health.vips:
                 status, answer = 200, {"live": is_live(health.vips), "services": ipvs.table()}
             elif self.path == "/through" and health.vips:

@@ -8,6 +8,8 @@ import socket
 
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 
+SORRY = "127.0.0.80"  # keepalived adds it where a web service has no server left: this machine itself, see sorry.py
+
 
 def place(text: str) -> tuple[str, int]:
     address, _, port = text.rpartition(":")
@@ -17,7 +19,7 @@ def place(text: str) -> tuple[str, int]:
 
 def table() -> dict[str, dict[str, dict[str, int]]]:
     """Weight and active connections of each real server of each service: {"vip:port": {address: {...}}}.
-    The fleet's services are all TCP; any other kind has its protocol in the name."""
+    The fleet's services are all TCP; any other kind has its protocol in the name. The sorry page is no real server."""
     services: dict[str, dict] = {}
     # Before the kernel's module is loaded nothing is balanced.
     with contextlib.suppress(FileNotFoundError), open(f"{ROOT}/proc/net/ip_vs", encoding="ascii") as lines:
@@ -29,6 +31,6 @@ def table() -> dict[str, dict[str, dict[str, int]]]:
                     servers = services.setdefault("{} {}:{}".format(protocol, *place(service)), {})
                 case ["FWM", mark, *_]:
                     servers = services.setdefault(f"FWM {int(mark, 16)}", {})
-                case ["->", server, "Route", weight, active, _]:
+                case ["->", server, "Route", weight, active, _] if place(server)[0] != SORRY:
                     servers[place(server)[0]] = {"weight": int(weight), "active": int(active)}
     return services

@@ -1,9 +1,12 @@
 #!/usr/bin/python3
 """phpexec: runs a PHP script of a site as that site: its PHP, its uid, its sandbox, its limits.
 
-    phpexec.py SITE SCRIPT [ARGUMENT...]   SCRIPT is a path below the site's tree; root starts it
-    phpexec.py --sites                     this machine's sites with their PHP, and whether it is in
-                                           its services; one JSON line
+    phpexec.py [--tree NAME] SITE SCRIPT [ARGUMENT...]
+                                           SCRIPT is a path below the site's tree; root starts it. An
+                                           application's tree is its code, by NAME another one of its
+                                           own below /opt/code that is installed here
+    phpexec.py --sites                     this machine's sites with their PHP, the code of its
+                                           application, and whether it is in its services; one JSON line
 
 Standard input, output and error are the script's, and so is the exit status: 2 with a message of
 phpexec is a refusal, before anything ran. The script is a transient unit, fleet-exec-<site>-<random>.service.
@@ -18,6 +21,7 @@ import functools
 import http.client
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -25,7 +29,8 @@ import sys
 
 ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
 SCRIPTS, RUN, HEALTH = f"{ROOT}/etc/fleet/scripts", f"{ROOT}/run/fleet/scripts", f"{ROOT}/etc/fleet/health.json"
-TREES = "/srv/sites"
+TREES, CODE = "/srv/sites", "/opt/code"
+MARKER = ".fleet-artefact"  # base's: this directory is whole
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 REFUSED = 2
 OUTPUT = 1  # the descriptor whose reader tells that somebody is there
@@ -66,10 +71,19 @@ def in_service() -> bool:
         return False
 
 
-def inside(site: str, script: str) -> str:
+def tree_of(site: str, order: dict, name: str) -> str:
+    """Where the scripts of a site are; `name`: another code of the same application."""
+    if not name:
+        return order.get("tree", f"{TREES}/{site}")
+    known = "tree" in order and re.fullmatch(re.escape(site) + "-[0-9a-f]+", name)
+    if not known or not os.path.exists(f"{ROOT}{CODE}/{name}/{MARKER}"):
+        raise Refused(f"{name!r} is no code of {site} that is installed on {os.uname().nodename}. Nothing was run.")
+    return f"{CODE}/{name}"
+
+
+def inside(site: str, tree: str, script: str) -> str:
     """The script's own path, or Refused: it must be one of the site's. What a link in the tree leads to, the
     sandbox decides, in which no other site's tree exists."""
-    tree = f"{TREES}/{site}"
     path = os.path.join(tree, script)
     if ".." in path.split("/") or not os.path.normpath(path).startswith(f"{tree}/"):
         raise Refused(f"script {script!r} of {site}; allowed: a path below {tree}, without .. . Nothing was run.")
@@ -163,14 +177,17 @@ def main() -> int:
     try:
         known = sites()
         if words == ["--sites"]:
-            print(json.dumps({"ready": in_service(), "sites": {name: order["php"] for name, order in known.items()}}))
+            code = {name: os.path.basename(order["tree"]) for name, order in known.items() if "tree" in order}
+            php = {name: order["php"] for name, order in known.items()}
+            print(json.dumps({"ready": in_service(), "sites": php, "code": code}))
             return 0
+        other, words = (words[1], words[2:]) if words[:1] == ["--tree"] and len(words) > 1 else ("", words)
         if len(words) < 2:
-            raise Refused("usage: phpexec.py SITE SCRIPT [ARGUMENT...]")
+            raise Refused("usage: phpexec.py [--tree NAME] SITE SCRIPT [ARGUMENT...]")
         site, script, *rest = words
         if site not in known:
             raise Refused(f"no site {site!r} on {os.uname().nodename}; there are: {', '.join(known) or 'none'}")
-        path = inside(site, script)
+        path = inside(site, tree_of(site, known[site], other), script)
         if place(known[site]["atOnce"]) is None:
             return 1
         return run(site, known[site], path, rest)

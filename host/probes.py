@@ -8,15 +8,18 @@ from __future__ import annotations
 import glob
 import http.client
 import os
+import select
 import socket
 import ssl
 import struct
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 
 SITES = os.environ.get("FLEET_ROOT", "").rstrip("/") + "/sys/fs/cgroup/sites.slice"  # tests: a directory that stands for /
 MOST_BYTES = 1 << 20  # of a body
+STEP_SECONDS = 0.12  # between two looks at who is asked
 
 
 def http_answer(url: str, host: str, seconds: float, most: int = MOST_BYTES) -> tuple[int, http.client.HTTPMessage, str]:
@@ -53,6 +56,17 @@ def tcp_problem(address: str, port: int, seconds: float) -> str:
     return ""
 
 
+def nfs_answers(server: str, seconds: float, port: int = 2049) -> bool:
+    """Whether anything serves NFS 4 there: a call that asks for nothing (RFC 5531), over a connection of its own."""
+    call = struct.pack("!10I", 1, 0, 2, 100003, 4, 0, 0, 0, 0, 0)
+    try:
+        with socket.create_connection((server, port), seconds) as connection:
+            connection.sendall(struct.pack("!I", 0x80000000 | len(call)) + call)
+            return bool(connection.recv(4))
+    except OSError:
+        return False
+
+
 def fastcgi_record(kind: int, content: bytes) -> bytes:
     return struct.pack("!BBHHBB", 1, kind, 1, len(content), 0, 0) + content
 
@@ -65,12 +79,15 @@ def fastcgi_request(path: str) -> bytes:
     return begin + fastcgi_record(4, pairs) + fastcgi_record(4, b"") + fastcgi_record(5, b"")
 
 
-def fastcgi_answer(address: str, port: int, path: str, seconds: float) -> str:
+def fastcgi_answer(address: str, port: int, path: str, seconds: float, hopeless: Callable[[], bool] = lambda: False) -> str:
     """What a GET of a path gives, headers and all. Asked from 127.0.0.1 even to a VIP of this machine, so that
-    listen.allowed_clients needs no VIP."""
+    listen.allowed_clients needs no VIP. `hopeless` is asked every STEP_SECONDS until the answer begins."""
     answer, limit = b"", time.monotonic() + seconds
     with socket.create_connection((address, port), seconds, ("127.0.0.1", 0)) as connection:
         connection.sendall(fastcgi_request(path))
+        while not select.select([connection], [], [], STEP_SECONDS)[0]:
+            if time.monotonic() >= limit or hopeless():
+                raise TimeoutError("timed out")
         while (chunk := connection.recv(4096)) and time.monotonic() < limit and len(answer) < MOST_BYTES:
             answer += chunk
     return answer.decode("utf-8", "replace")
@@ -83,11 +100,21 @@ def fastcgi_problem(address: str, port: int, path: str, contains: str, seconds: 
     return "" if contains in answer else f"the answer does not contain {contains!r}"
 
 
+def counted(unit: str, file: str) -> int | None:
+    """The first number in a file of a site's control group; None while it does not run."""
+    try:
+        (place,) = glob.glob(f"{SITES}/*/{glob.escape(unit)}/{file}")
+        with open(place, encoding="ascii") as source:
+            return int(source.readline().split()[-1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def busy(unit: str, children: int) -> bool:
     """Whether all children of a site's pool are at work, beside their master. Their number is the kernel's."""
-    try:
-        (place,) = glob.glob(f"{SITES}/*/{glob.escape(unit)}/pids.current")
-        with open(place, encoding="ascii") as count:
-            return int(count.read()) > children
-    except (OSError, ValueError):
-        return False  # it does not run
+    return (counted(unit, "pids.current") or 0) > children
+
+
+def cpu_used(unit: str) -> int | None:
+    """Microseconds that all processes of a site have had until now."""
+    return counted(unit, "cpu.stat")

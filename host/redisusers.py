@@ -4,6 +4,8 @@
 Standard input is JSON:
     stack                    for messages
     address, port, password  of the server, and the password of its default user
+    tls                      where it speaks TLS: its "authority", PEM, and the "name" in its certificate; by default
+                             those that Debian knows, and its address
     prefix                   of this stack's users; no other is touched
     users                    by name: "passwords", as #SHA-256, and "rules" of an ACL user
     settle                   false before the sites' PHP takes new passwords: what a user has it keeps beside them, and
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import sys
 
 ANSWER_SECONDS = 10
@@ -31,8 +34,11 @@ class ServerError(Exception):
 class Redis:
     """A connection that asks one thing at a time, in RESP 2."""
 
-    def __init__(self, address: str, port: int) -> None:
+    def __init__(self, address: str, port: int, tls: dict | None = None) -> None:
         self.socket = socket.create_connection((address, port), timeout=ANSWER_SECONDS)
+        if tls is not None:
+            context = ssl.create_default_context(cadata=tls.get("authority"))
+            self.socket = context.wrap_socket(self.socket, server_hostname=tls.get("name") or address)
         self.stream = self.socket.makefile("rb")
 
     def ask(self, *words: str):
@@ -143,7 +149,7 @@ def main() -> int:
     order = json.load(sys.stdin)
     where = f"{order['address']}:{order['port']}"
     try:
-        report = bring(Redis(order["address"], order["port"]), order)
+        report = bring(Redis(order["address"], order["port"], order.get("tls")), order)
     except Refused as refused:
         print(refused, file=sys.stderr)
         return 1

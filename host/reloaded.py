@@ -45,7 +45,7 @@ def entries() -> tuple[set[str], list[Entry]]:
                         services.add(service)
                     case ["UDP" | "SCTP" | "FWM", *_]:
                         service = ""
-                    case ["->", server, "Route", weight, *_] if service:
+                    case ["->", server, "Route", weight, *_] if service and ipvs.place(server)[0] != ipvs.SORRY:
                         found.append((service, *ipvs.place(server), int(weight)))
     except FileNotFoundError:
         pass  # before the kernel's module is loaded nothing is balanced

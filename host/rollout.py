@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import subprocess
 import time
 
+import ipvs
 import store
 from store import Failed
 
@@ -193,4 +195,40 @@ def undrain(settings: dict, broken: list[str]) -> None:
             return
         if time.monotonic() >= limit:
             raise Failed(f"the live director does not send requests here again within {DIRECTOR_SECONDS:g} s")
+        time.sleep(0.2)
+
+
+# --- on a director: servers that it will balance no more ---------------------------------------
+
+
+def leaving_servers(old: list[dict], new: list[dict]) -> list[tuple[str, str]]:
+    """Service and server of each entry that takes requests now and goes with a change of the services."""
+    wanted, table = {entry["name"]: entry["servers"] for entry in new}, ipvs.table()
+    going = [(entry["name"], server) for entry in old for server in entry["servers"] if server not in wanted.get(entry["name"], ())]
+    return [(service, server) for service, server in going if table.get(service, {}).get(server, {}).get("weight")]
+
+
+def weigh(servers: list[tuple[str, str]], weight: int) -> None:
+    for service, server in servers:
+        own = ["--tcp-service", service, "--real-server", f"{server}:{service.rpartition(':')[2]}"]
+        # One that is not there any more needs no weight.
+        subprocess.run(["ipvsadm", "--edit-server", *own, "--gatewaying", "--weight", f"{weight}"], capture_output=True, check=False)
+
+
+def release(settings: dict, servers: list[tuple[str, str]], say) -> None:
+    """Send these servers no new requests, and wait until those under way have ended, at most drainSeconds: keepalived
+    itself takes a server away with its connections. A director that is not live forwards none."""
+    if not servers:
+        return
+    say(f"draining {' '.join(sorted({server for _, server in servers}))}, which will be balanced no more")
+    weigh(servers, 0)
+    limit = time.monotonic() + settings["drainSeconds"]
+    while ask(settings["responder"], "/balancer").get("live"):
+        table = ipvs.table()
+        active = sum(table.get(service, {}).get(server, {}).get("active", 0) for service, server in servers)
+        if not active:
+            return
+        if time.monotonic() >= limit:
+            say(f"{active} connections to them are still open after {settings['drainSeconds']} s; going on")
+            return
         time.sleep(0.2)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes each site's directory on the NAS and fills an empty site once.
 
-Argument: a JSON file {"directory", "sites": [{"name", "uid", "gid", "mode", "documentRoot", "seed"?}]}.
+Argument: a JSON file {"directory", "sites": [{"name", "uid", "gid", "mode", "documentRoot", "quota"?, "seed"?}]}.
+A site with a quota, in bytes, gets a btrfs volume of its own for its directory, which the quota is of.
 A seed is {"url", "sha256"} of a tar archive with one top directory, or {"files": {path: text}}.
 A document root that exists is never touched: what is in it belongs to the site.
 
@@ -17,11 +18,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from pathlib import Path
 
-SCRATCH = ".seed"  # beside the sites, root's alone; a name that no site has
+VOLUME_INODE = 256  # of the top directory of every btrfs volume
+SCRATCH = ".seed"  # in a site's directory, root's alone
 # What a tree that its site has changed may answer.
 CHANGED = {errno.EEXIST, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY}
 
@@ -44,6 +45,8 @@ def own(above, name, site, mode):
 def ensure_tree(site, root):
     """The site's directory: entered by its uid and by Apache's group, by nobody else."""
     path = root / site["name"]
+    if site.get("quota") and not path.exists():
+        subprocess.run(["btrfs", "--quiet", "subvolume", "create", path], check=True)
     path.mkdir(mode=0o700, exist_ok=True)
     os.chown(path, site["uid"], site["gid"])
     path.chmod(int(site["mode"], 8))
@@ -51,6 +54,20 @@ def ensure_tree(site, root):
     with contextlib.suppress(OSError):  # a site that has put something else there keeps it
         os.close(own(tree, "sessions", site, 0o700))
     return tree
+
+
+def limit(disk, root, sites):
+    """Sets the quotas. Counting costs every write something, so it is off where no site has one."""
+    limited = [site for site in sites if site.get("quota")]
+    counts = subprocess.run(["btrfs", "qgroup", "show", disk], capture_output=True, check=False).returncode == 0
+    if counts != bool(limited):
+        subprocess.run(["btrfs", "quota", "enable" if limited else "disable", disk], check=True)
+    for site in sites if limited else []:
+        path = root / site["name"]
+        if path.stat().st_ino == VOLUME_INODE:
+            subprocess.run(["btrfs", "qgroup", "limit", str(site.get("quota", "none")), path], check=True)
+        elif site.get("quota"):
+            print(f"seed: {site['name']}: its directory was there before its quota, which is not in force", file=sys.stderr)
 
 
 def download(url, sha256, target):
@@ -89,7 +106,21 @@ def prepare(site, scratch):
     return content
 
 
-def fill(site, tree, scratch):
+@contextlib.contextmanager
+def scratch_in(tree):
+    """An empty directory on the same volume, which its site can move and not enter: it is named by its descriptor."""
+    left = f"/proc/{os.getpid()}/fd/{tree}/{SCRATCH}"
+    shutil.rmtree(left, ignore_errors=True)  # what a killed run left, and nothing through a link
+    os.mkdir(SCRATCH, 0o700, dir_fd=tree)
+    scratch = enter(tree, SCRATCH)
+    try:
+        yield Path(f"/proc/{os.getpid()}/fd/{scratch}")
+    finally:
+        os.close(scratch)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def fill(site, tree):
     """Prepares the content beside and puts it in place by one rename."""
     *parents, name = Path(site["documentRoot"]).parts
     with contextlib.ExitStack() as open_ones:
@@ -100,8 +131,8 @@ def fill(site, tree, scratch):
         with contextlib.suppress(FileNotFoundError):
             os.stat(name, dir_fd=above, follow_symlinks=False)
             return False
-        with tempfile.TemporaryDirectory(dir=scratch) as place:
-            content = prepare(site, Path(place))
+        with scratch_in(tree) as place:
+            content = prepare(site, place)
             os.sync()
             os.rename(content, name, dst_dir_fd=above)
     return True
@@ -112,13 +143,10 @@ def main():
     root = Path(wanted["directory"])
     root.mkdir(parents=True, exist_ok=True)
     root.chmod(0o755)
-    scratch = root / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
-    scratch.mkdir(mode=0o700)
     for site in wanted["sites"]:
         tree = ensure_tree(site, root)
         try:
-            if fill(site, tree, scratch):
+            if fill(site, tree):
                 print(f"seed: {site['name']} filled", file=sys.stderr)
         except OSError as error:
             if error.errno not in CHANGED:
@@ -126,7 +154,7 @@ def main():
             print(f"seed: {site['name']} was not filled: {error}", file=sys.stderr)
         finally:
             os.close(tree)
-    scratch.rmdir()
+    limit(root.parent, root, wanted["sites"])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import { machines, order, startMachine, type MachineSpec } from "./vcenter";
 export const annexPorts = { http: 80, mariadb: 3306, redis: 6379, memcached: 11211 } as const;
 
 /** Databases of the lab's sites: name and user are the same. */
-export const databases = ["wordpress"] as const;
+export const databases = ["wordpress", "moodle"] as const;
 
 /** Redis' users, which the server writes; and the first of them, whose password is the lab's. */
 const [redisUsers, redisDefault] = ["/var/lib/redis/users.acl", "/etc/redis/default.acl"];

@@ -8,6 +8,7 @@ import * as path from "path";
 import * as YAML from "yaml";
 import { removeStaleLocks } from "../cli/locks";
 import { committed, withProgram, type FleetMachine } from "../cli/stack";
+import { databasePasswordsOf } from "../config/applications";
 import { loadFleet, secretsFile } from "../config/load";
 import type { Fleet } from "../config/model";
 import type { Secrets } from "../config/schema";
@@ -88,6 +89,7 @@ async function writeStackConfig(file: string): Promise<void> {
     tlsCertificate: facts.tlsCertificate,
     tlsPrivateKey: facts.tlsPrivateKey,
     redisPassword: facts.redisPassword,
+    ...Object.fromEntries(databasePasswords(config).map((name) => [name, facts.wordpressDbPassword])),
   };
   for (const [name, value] of Object.entries(secrets)) {
     await pulumi(["config", "set", "--stack", stackName, "--config-file", draft, "--secret", `fleet:${name}`], value);
@@ -95,6 +97,10 @@ async function writeStackConfig(file: string): Promise<void> {
   fs.renameSync(draft, secretsPath);
   writeAtomic(configFile, `${YAML.stringify(content, { aliasDuplicateObjects: false })}${stamp}\n`, 0o600);
 }
+
+/** Secrets of applications' databases, which all have the password of the lab's. */
+const databasePasswords = (config: Readonly<Record<string, object>>): string[] =>
+  databasePasswordsOf(Object.fromEntries(Object.entries(config).map(([key, value]) => [key.replace(/^fleet:/, ""), value])));
 
 /** Creates the stack where there is none yet; its file then holds the salt of its encryption. */
 async function initialise(): Promise<void> {

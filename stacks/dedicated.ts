@@ -1,10 +1,13 @@
 import { DedicatedPlatform } from "../components/dedicated-platform";
-import type { Member, Platform } from "../components/tier";
+import type { Foundation } from "../components/application";
+import type { Platform } from "../components/tier";
 
 /** Platforms of one application each, e.g. the institutional site and the timetable. */
-export function createDedicated(platform: Platform): Member[] {
-  return Object.keys(platform.fleet.config.dedicated).flatMap((name) => {
-    const machines = platform.fleet.machines.filter((m) => m.role === "dedicated" && m.tier === name);
-    return new DedicatedPlatform(name, { platform, machines }, { providers: platform.providers }).members;
+export function createDedicated(platform: Platform, foundation: Foundation): DedicatedPlatform[] {
+  const { fleet, providers } = platform;
+  return Object.keys(fleet.config.dedicated).map((name) => {
+    const machines = fleet.machines.filter((m) => m.role === "dedicated" && m.tier === name);
+    const application = fleet.applications.find((a) => a.role === "dedicated" && a.name === name);
+    return new DedicatedPlatform(name, { platform, machines, application, foundation }, { providers });
   });
 }

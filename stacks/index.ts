@@ -3,17 +3,18 @@ import * as random from "@pulumi/random";
 import * as vsphere from "@pulumi/vsphere";
 import { createPlacement } from "../components/placement";
 import { Leaving } from "../components/leaving";
-import { trialToken } from "../components/keys";
+import { applicationKey, trialToken } from "../components/keys";
 import { redisAccess } from "../components/redis-users";
 import { seedOf } from "../components/seed";
 import type { Platform } from "../components/tier";
+import { allSites } from "../config/applications";
 import { loadFleet } from "../config/load";
 import { ConfigError } from "../config/problems";
+import { databasePassword } from "../config/schema";
 import { trialDefinition, trialSecret, trialUrl } from "../templates/apache/php-trial";
 import { sessionSecret, sessionSettings } from "../templates/php/fpm";
-import { createDedicated } from "./dedicated";
-import { createMoodle } from "./moodle";
-import { createMutualised } from "./mutualised";
+import { applicationSecret, secretsText } from "../templates/application/application";
+import { createPlatforms } from "./platforms";
 import { keptOutputs, readConfig } from "./read";
 
 /** The operator's mistakes end the run as a plain report. */
@@ -43,7 +44,7 @@ async function program(): Promise<pulumi.Inputs> {
   const placement = await createPlacement(fleet, vcenter);
   const digestKey = seedOf(new random.RandomPassword("secret-digests", { length: 64, special: false }));
   const redisUsers = redisAccess(fleet, secrets.redisPassword);
-  const sessions = fleet.sites.map((site) => {
+  const sessions = allSites(fleet).map((site) => {
     const { redis, memcached } = fleet.config;
     const own = redisUsers?.users.find((u) => u.site === site);
     const login = pulumi.output(own ? own.password : secrets.redisPassword);
@@ -53,6 +54,15 @@ async function program(): Promise<pulumi.Inputs> {
   const tokens = fleet.sites.flatMap((site) => {
     const { trial } = site.php;
     return trial ? [{ site, version: trial.version, token: digestKey.apply((key) => trialToken(key, site.name, trial)) }] : [];
+  });
+  const applications = fleet.applications.map((application) => {
+    const own = redisUsers?.users.find((u) => u.site === application.site);
+    const password = secrets[databasePassword(application.name)];
+    const text = pulumi.all([digestKey, own?.password]).apply(([key, login]) => {
+      const redis = own && login !== undefined ? ([own.name, login] as const) : secrets.redisPassword;
+      return secretsText({ databasePassword: password, key: applicationKey(key, application.name), redis });
+    });
+    return [applicationSecret(application), pulumi.secret(text)] as const;
   });
   const platform: Platform = {
     fleet,
@@ -64,12 +74,13 @@ async function program(): Promise<pulumi.Inputs> {
       tlsCertificate: pulumi.secret(secrets.tlsCertificate),
       tlsPrivateKey: pulumi.secret(secrets.tlsPrivateKey),
       ...Object.fromEntries(sessions),
+      ...Object.fromEntries(applications),
       ...Object.fromEntries(tokens.map(({ site, token }) => [trialSecret(site), token.apply((t) => trialDefinition(site, t))])),
     },
     digestKey,
     redis: redisUsers,
   };
-  const members = [...createMutualised(platform), ...createDedicated(platform), ...createMoodle(platform)];
+  const members = createPlatforms(platform);
 
   /** What the other tools need to know of each VM, and how to reach it. */
   const machines = members.map(({ host: { machine, hostKey } }) => {
@@ -79,7 +90,7 @@ async function program(): Promise<pulumi.Inputs> {
   /** Balanced services with their addresses and ports. */
   const services = fleet.services;
   /** DNS names of every site. */
-  const sites = fleet.sites.map((s) => ({ name: s.name, hosts: s.hosts, php: s.php.version, group: s.php.group }));
+  const sites = allSites(fleet).map((s) => ({ name: s.name, hosts: s.hosts, php: s.php.version, group: s.php.group }));
   /** PHP builds that the stack declares; `phptools retire` leaves them alone. */
   const phpBuilds = fleet.phpBuilds.map((b) => b.artefact);
   /** What each site tries, and the URL that lets a tester in; for `vhost trial`. */

@@ -1,9 +1,12 @@
+import type { Foundation } from "../components/application";
 import { MoodleCluster } from "../components/moodle-cluster";
-import type { Member, Platform } from "../components/tier";
+import type { Platform } from "../components/tier";
 
 /** The Moodle platform, where the stack has one. */
-export function createMoodle(platform: Platform): Member[] {
-  if (!platform.fleet.config.moodle) return [];
-  const machines = platform.fleet.machines.filter((m) => m.role === "moodle");
-  return [...new MoodleCluster("moodle", { platform, machines }, { providers: platform.providers }).members];
+export function createMoodle(platform: Platform, foundation: Foundation): MoodleCluster[] {
+  const { fleet, providers } = platform;
+  if (!fleet.config.moodle) return [];
+  const machines = fleet.machines.filter((m) => m.role === "moodle");
+  const application = fleet.applications.find((a) => a.role === "moodle");
+  return [new MoodleCluster("moodle", { platform, machines, application, foundation }, { providers })];
 }

@@ -3,6 +3,7 @@ import * as fs from "fs";
 import * as path from "path";
 import * as YAML from "yaml";
 import { z } from "zod";
+import { applicationFiles } from "../config/applications";
 import { secretsFile, type Written } from "../config/load";
 import { buildFiles } from "../config/php-builds";
 import { ConfigError, type Problem } from "../config/problems";
@@ -36,13 +37,20 @@ export const sitesDirectoryOf = ({ config }: Pick<Written, "config">): string =>
 
 /** The files of the project that the keys of a stack name. */
 export function readFiles(stack: string, config: Written["config"]): Required<Pick<Written, "sites" | "unreadable" | "patches">> {
-  return { ...readSites(stack, sitesDirectoryOf({ config })), patches: readPatches(config["php"]) };
+  return { ...readSites(stack, sitesDirectoryOf({ config })), patches: readTexts(config) };
 }
 
-/** Texts of the patches and keys that `fleet:php` names, as far as they exist. What is wrong with it is the loader's to say. */
-function readPatches(php: unknown): Record<string, string> {
-  const builds = z.record(z.string(), z.unknown()).catch({}).parse(php);
-  const files = Object.values(builds).flatMap(buildFiles);
+/** What names the authority of the Redis server. */
+const authoritySchema = z.object({ tls: z.object({ ca: z.string() }) }).transform(({ tls }) => [tls.ca]);
+
+/**
+ * Texts of the files that `fleet:php`, `fleet:redis` and applications name, as far as they exist. What is wrong with them
+ * is the loader's to say.
+ */
+function readTexts(config: Written["config"]): Record<string, string> {
+  const builds = z.record(z.string(), z.unknown()).catch({}).parse(config["php"]);
+  const authority = authoritySchema.catch([]).parse(config["redis"]);
+  const files = [...Object.values(builds).flatMap(buildFiles), ...authority, ...applicationFiles(config)];
   const places = files.map((file) => [file, path.resolve(projectRoot, file)] as const).filter(([, place]) => fs.existsSync(place));
   return Object.fromEntries(places.map(([file, place]) => [file, fs.readFileSync(place, "utf8")]));
 }

@@ -166,6 +166,15 @@ class Artefacts(OnAMachine):
         sha256 = hashlib.sha256(self.packed.read_bytes()).hexdigest()
         self.artefact = {"name": "8.2.32-abc", "sha256": sha256, "urls": [self.packed.as_uri()]}
 
+    def test_code_of_an_application_is_installed_beside_what_is_there(self):
+        item = {**self.artefact, "name": "shop-0a1b"}
+        self.assertEqual({"shop-0a1b": "installed"}, self.bring(code=[item])["code"])
+        self.assertEqual({"shop-0a1c": "installed"}, self.bring(code=[{**item, "name": "shop-0a1c"}])["code"])
+        for name in ("shop-0a1b", "shop-0a1c"):
+            self.assertTrue(self.machine.exists(f"/opt/code/{name}/.fleet-artefact"))
+        self.assertFalse(self.machine.exists("/opt/php/shop-0a1b"))
+        self.bring(expect=2, code=[{"name": "../x", "sha256": "0" * 64, "urls": ["file:///x"]}])
+
     def test_an_artefact_is_installed_once(self):
         self.assertEqual({"8.2.32-abc": "installed"}, self.bring(artefacts=[self.artefact])["artefacts"])
         self.assertEqual("a binary\n", self.machine.read("/opt/php/8.2.32-abc/sbin/php-fpm"))

@@ -300,6 +300,20 @@ class Balancer(unittest.TestCase):
         self.assertEqual([("10.0.0.1:80 10.0.0.3", "weight is 0, though the server is ready")], by_hand)
 
 
+class Nas(unittest.TestCase):
+    """`status` of a NAS VM tells of its snapshots, room and quotas."""
+
+    def test_it_asks_the_program_of_the_live_generation(self):
+        machine = Machine()
+        self.addCleanup(machine.close)
+        machine.report(bundle(file("/etc/fleet/lib/snapshots.py", "print('{\"free\": 1}')\n")))
+        self.assertEqual({"free": 1}, json.loads(machine.run("converge.py", "status").stdout)["nas"])
+        machine.report(bundle(file("/etc/fleet/lib/snapshots.py", "raise SystemExit(1)\n")))
+        self.assertIsNone(json.loads(machine.run("converge.py", "status").stdout)["nas"])
+        machine.report(bundle())
+        self.assertNotIn("nas", json.loads(machine.run("converge.py", "status").stdout))
+
+
 class Cron(unittest.TestCase):
     """`status` tells what became of the cron entries."""
 

@@ -191,6 +191,7 @@ TCP  0A4D0064:0050 wlc
   -> 0A4D0016:0050      Route   0      2          7
   -> 0A4D0015:0050      Route   1      0          324
 TCP  0A4D0065:2711 wlc
+  -> 7F000050:2711      Route   1      0          0
 """
 
 
@@ -234,12 +235,69 @@ class Looking(unittest.TestCase):
         with mock.patch.object(health, "PROBER", "import time; time.sleep(60)"):
             prober = health.MountProber()
             started = time.monotonic()
-            self.assertIn("no answer", prober.ask("/proc"))
+            with self.assertRaisesRegex(TimeoutError, "no answer"):
+                prober.ask("/proc")
             self.assertLess(time.monotonic() - started, 1.5)
             self.assertIsNone(prober.child)
             prober.killed.wait(5)
         self.assertEqual("", prober.ask("/proc"))
         prober.close()
+
+    def hanging(self, answers):
+        """A machine whose mount hangs, and whether its server answers: at the first looks, and later."""
+        answers = iter([*answers, *answers[-1:] * 9])
+        check = {"name": "sites", "kind": "mount", "path": "/proc", "server": "10.0.0.1"}
+        with mock.patch.object(health, "PROBER", "import time; time.sleep(60)"), mock.patch.object(
+            probes, "nfs_answers", lambda *_: next(answers)
+        ):
+            looker = health.Health({"checks": [check]})
+            said = [looker.answer()]
+            for _ in range(6):  # the first look may still wait for the server
+                time.sleep(0.5)
+                said.append(looker.answer())
+            for child in filter(None, (looker.probers["/proc"].child, looker.probers["/proc"].killed)):
+                child.kill()
+                child.wait(5)
+        return said
+
+    def test_a_mount_whose_server_answers_nobody_is_told_and_takes_no_machine_away(self):
+        said = self.hanging(answers=[False])
+        self.assertEqual({200}, {status for status, _ in said})
+        self.assertEqual(health.SILENT, said[-1][1]["checks"]["sites"])
+
+    def test_a_mount_that_hangs_while_its_server_answers_is_this_machines_own_fault(self):
+        status, body = self.hanging(answers=[True])[-1]
+        self.assertEqual((503, False), (status, body["ready"]))
+        self.assertIn(body["checks"]["sites"], ("no answer for 1 s", "the last look still hangs"))
+
+    def test_a_mount_that_sleeps_on_for_a_while_when_its_server_is_back_takes_no_machine_away_either(self):
+        said = self.hanging(answers=[False, True])
+        self.assertEqual({200}, {status for status, _ in said})
+        self.assertEqual(health.WAKING, said[-1][1]["checks"]["sites"])
+        with mock.patch.object(health, "WAKING_SECONDS", 0.5):
+            self.assertEqual(503, self.hanging(answers=[False, True])[-1][0])
+
+    def test_an_nfs_server_is_one_that_answers_a_call(self):
+        port = free_port()
+        self.assertFalse(probes.nfs_answers("127.0.0.1", 0.3, port), "nobody is there")
+        with socket.create_server(("127.0.0.1", port)) as server:
+            began = time.monotonic()
+            self.assertFalse(probes.nfs_answers("127.0.0.1", 0.3, port), "it takes connections, and is frozen")
+            self.assertLess(time.monotonic() - began, 1)
+            server.accept()[0].close()
+            asked = []
+
+            def answer():
+                connection, _ = server.accept()
+                asked.append(connection.recv(100))
+                connection.sendall(b"\x80\x00\x00\x18" + bytes(24))
+                connection.close()
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            self.assertTrue(probes.nfs_answers("127.0.0.1", 2, port))
+            thread.join()
+        self.assertEqual((44, b"\x80\x00\x00\x28"), (len(asked[0]), asked[0][:4]))
 
     def test_all_checks_together_take_no_longer_than_one(self):
         slow = [{"name": str(n), "kind": "slow"} for n in range(20)]
@@ -334,6 +392,56 @@ class Looking(unittest.TestCase):
                 self.assertRaises(TimeoutError, health.check_fastcgi, site, mock.Mock())
                 (machine.root / "sites-a.slice/a.service/pids.current").unlink()
                 self.assertRaises(TimeoutError, health.check_fastcgi, site, mock.Mock())
+
+    def wedged(self, cpu, heard=True, pids="2\n"):
+        """What is said of a site that takes a connection and never answers, and after how long. `cpu` gives what
+        its processes have used whenever they are looked at."""
+        machine = Machine()
+        self.addCleanup(machine.close)
+        machine.write("/sites-a.slice/a.service/pids.current", pids)
+        used = iter(cpu)
+        looker = health.Health({})
+        if heard:
+            looker.quiet.heard("a.service", 1)
+        with (
+            socket.create_server(("127.0.0.1", 0)) as held,
+            mock.patch.object(health, "runs", lambda unit: True),
+            mock.patch.object(health.probes, "SITES", str(machine.root)),
+            mock.patch.object(health.probes, "cpu_used", lambda unit: next(used)),
+            mock.patch.object(health, "SITE_SECONDS", 1.0),
+        ):
+            site = {"address": "127.0.0.1", "port": held.getsockname()[1], "path": "/ping", "unit": "a.service", "children": 2}
+            begun = time.monotonic()
+            try:
+                said = health.check_fastcgi(site, looker)
+            except TimeoutError as error:
+                said = str(error)
+            return said, time.monotonic() - begun
+
+    def test_a_site_that_takes_connections_and_does_nothing_is_wedged_and_known_to_be_within_half_a_second(self):
+        said, seconds = self.wedged(cpu=[7] * 99)
+        self.assertEqual(health.WEDGED, said)
+        self.assertLess(seconds, 0.5)
+
+    def test_a_site_that_is_slow_and_at_work_or_starting_or_busy_or_was_paused_once_is_not_wedged(self):
+        for what, given, said in (
+            ("at work", {"cpu": range(99)}, "timed out"),
+            ("starting", {"cpu": [7] * 99, "heard": False}, "timed out"),
+            ("busy", {"cpu": [7] * 99, "pids": "3\n"}, ""),
+            ("paused", {"cpu": [number for number in range(50) for _ in range(2)]}, "timed out"),
+            ("gone", {"cpu": [None] * 99}, "timed out"),
+        ):
+            with self.subTest(what):
+                self.assertEqual(said, self.wedged(**given)[0])
+
+    def test_a_machine_all_of_whose_running_sites_are_wedged_is_not_ready_and_one_that_has_another_is(self):
+        looker = health.Health({"checks": [{"name": name, "kind": "fastcgi", "unit": name} for name in "abc"]})
+        looker.seen, looker.results, looker.asleep = float("inf"), {"a": health.WEDGED, "b": "", "c": ""}, {"c"}
+        self.assertEqual((200, ["a"]), (looker.answer()[0], looker.wedged()))
+        looker.results["b"] = health.WEDGED
+        self.assertEqual((503, ["a", "b"]), (looker.answer()[0], looker.wedged()))
+        looker.results["b"] = "its answer is not FPM's status"
+        self.assertEqual(200, looker.answer()[0])
 
     def test_a_result_serves_for_a_while(self):
         asked = []

@@ -129,6 +129,28 @@ class OnAVm(unittest.TestCase):
         for script in ("a/b.php", "/srv/sites/wiki/a/b.php", "./a//b.php", "a/..b.php"):
             self.assertEqual(0, self.run_script("wiki", script).returncode, script)
 
+    def application(self):
+        order = json.loads(self.machine.read("/etc/fleet/scripts/blog.json"))
+        self.machine.write("/etc/fleet/scripts/blog.json", json.dumps({**order, "tree": "/opt/code/blog-0a1b"}))
+        self.machine.write("/opt/code/blog-0a1c/.fleet-artefact", "")
+
+    def test_scripts_of_an_application_are_those_of_its_code_or_of_another_that_is_installed(self):
+        self.application()
+        self.assertEqual("/opt/code/blog-0a1b/cli/up.php\n", self.run_script("blog", "cli/up.php").stdout)
+        self.assertEqual("/opt/code/blog-0a1c/cli/up.php\n", self.run_script("--tree", "blog-0a1c", "blog", "cli/up.php").stdout)
+        self.assertEqual("/srv/sites/wiki/cli/up.php\n", self.run_script("wiki", "cli/up.php").stdout)
+        self.machine.write("/etc/fleet/health.json", json.dumps({"listen": "127.0.0.1", "port": 9}))
+        self.assertEqual({"blog": "blog-0a1b"}, json.loads(self.run_script("--sites").stdout)["code"])
+
+    def test_code_that_is_not_the_applications_or_not_here_is_refused(self):
+        self.application()
+        self.machine.write("/opt/code/wiki-0a1c/.fleet-artefact", "")
+        for site, name in (("blog", "blog-0a1d"), ("blog", "wiki-0a1c"), ("blog", "blog-0a1c/.."), ("wiki", "wiki-0a1c")):
+            done = self.run_script("--tree", name, site, "cli/up.php")
+            self.assertEqual(2, done.returncode, name)
+            self.assertIn(f"is no code of {site}", done.stderr)
+        self.assertEqual([], self.asked())
+
     def test_a_site_that_is_not_here_is_refused_with_those_that_are(self):
         for site in ("shop", "../wiki", "wiki.json", ""):
             done = self.run_script(site, "say.php")
@@ -191,7 +213,7 @@ class OnAVm(unittest.TestCase):
             return json.loads(self.run_script("--sites").stdout)
 
         self.machine.write("/etc/fleet/health.json", json.dumps({"listen": "127.0.0.1", "port": 9}))
-        self.assertEqual({"ready": False, "sites": {"blog": "8.2.32", "wiki": "8.2.32"}}, said())
+        self.assertEqual({"ready": False, "sites": {"blog": "8.2.32", "wiki": "8.2.32"}, "code": {}}, said())
         port = serve(self, HTTPServer(("127.0.0.1", 0), Answers))
         self.machine.write("/etc/fleet/health.json", json.dumps({"listen": "127.0.0.1", "port": port}))
         self.assertTrue(said()["ready"])

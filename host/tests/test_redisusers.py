@@ -332,6 +332,19 @@ class OnARealServer(OnAnyServer, Told):
         with self.assertRaisesRegex(Denied, "WRONGPASS"):
             self.client("fleet:prod:wiki", "old")
 
+    def test_a_server_that_speaks_tls_is_told_by_its_authority_and_its_name(self):
+        names = "subjectAltName=DNS:redis.university.example"
+        words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=redis", "-addext", names]
+        certificate, key, port = self.place / "redis.crt", self.place / "redis.key", free_port()
+        subprocess.run(["openssl", *words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+        tls = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no"]
+        self.start("--aclfile", str(self.place / "users.acl"), *tls, "--tls-ca-cert-file", str(certificate))
+        authority = certificate.read_text()
+        wanted, right = {"wiki": user("wiki", "a")}, {"authority": authority, "name": "redis.university.example"}
+        self.assertEqual(["wiki"], self.tell(wanted, port=port, tls=right)["made"])
+        for wrong in ({"authority": authority}, {"name": "redis.university.example"}, {**right, "name": "other.example"}):
+            self.assertIn("certificate verify failed", self.tell(wanted, port=port, tls=wrong, expect=1))
+
     def test_a_server_whose_default_user_is_open_in_spite_of_requirepass_is_refused(self):
         (self.place / "empty.acl").touch()
         self.start("--requirepass", ADMIN, "--aclfile", str(self.place / "empty.acl"))

@@ -109,6 +109,12 @@ class Reloading(unittest.TestCase):
         self.addCleanup(own.join)
         self.assertEqual("", self.reload())
 
+    def test_the_sorry_page_stays(self):
+        page = "  -> 7F000050:276A  Route 1 0 0"
+        self.table(NEW, *(f"  -> {server}  Route {weight} 0 0" for server, weight in self.RIGHT), page)
+        self.assertEqual("", self.reload())
+        self.assertIn(page, self.machine.read("/proc/net/ip_vs"))
+
     def test_what_is_not_tcp_is_left_to_the_report_of_drift(self):
         other = ["FWM  00000007 wlc", "  -> 0A4D0021:0000  Route 1 0 0", "UDP  0A4D0065:0035 wlc"]
         self.table(NEW, *(f"  -> {server}  Route {weight} 0 0" for server, weight in self.RIGHT), *other)

@@ -11,9 +11,13 @@ from tests.stand_ins import Handler, free_port, serve
 
 
 class Quiet(Handler):
+    wedged = [[]]  # what it says of it from time to time
+
     def do_GET(self):
         seconds = {"fleet-site-a.service": 600.0, "fleet-site-b.service": 599.9, "fleet-site-c.service": 3000}
-        self.say(200 if self.path == "/quiet" else 404, json.dumps(seconds))
+        wedged = type(self).wedged
+        said = {"/quiet": seconds, "/wedged": wedged.pop(0) if self.path == "/wedged" and len(wedged) > 1 else wedged[0]}
+        self.say(200 if self.path in said else 404, json.dumps(said.get(self.path)))
 
 
 class Resting(unittest.TestCase):
@@ -74,6 +78,17 @@ class Resting(unittest.TestCase):
         self.assertEqual(["stop -- fleet-site-a.service fleet-site-c.service"], self.machine.calls())
         self.assertEqual(0, self.rest(port, "5000").returncode)
         self.assertEqual([], self.machine.calls())
+
+    def test_a_site_that_stays_wedged_is_ended_and_one_that_was_for_a_moment_is_not(self):
+        stays, moment = "fleet-site-a.service", "fleet-site-b.service"
+        orders = [self.left(unit, 2, "active") for unit in (stays, moment)]
+
+        class Wedged(Quiet):
+            wedged = [[stays, moment], [stays], [stays, moment]]
+
+        done = self.rest(serve(self, http.server.HTTPServer(("127.0.0.1", 0), Wedged)), "5000")
+        self.assertEqual((0, f"ended {stays}, which was wedged\n"), (done.returncode, done.stdout))
+        self.assertEqual(["1", ""], [Path(order).read_text() for order in orders])
 
     def test_a_site_is_marked_for_the_responder_as_long_as_its_stop_takes(self):
         port = serve(self, http.server.HTTPServer(("127.0.0.1", 0), Quiet))

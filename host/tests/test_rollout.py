@@ -321,6 +321,61 @@ class Gate(RollingOut):
         third = self.machine.report(self.text("three", servers))["generation"]
         self.assertEqual("settled", self.gate(third)[0]["result"])
 
+    TWO = "TCP  0A4D0064:0050 mh\n  -> 7F000001:0050      Route   1      0          0\n  -> 7F000002:0050      Route   {} {} 0\n"
+
+    def balance(self, weight=1, active=0):
+        """A director's table of two servers, and an ipvsadm that notes what it is told and ends what is open."""
+        self.machine.write("/proc/net/ip_vs", self.TWO.format(weight, active))
+        ended = self.TWO.format(0, 0).replace("\n", "\\n")
+        note = f'[ "$1" = --edit-server ] && echo "ipvsadm $*" >> "$here/calls"; [ -e "$here/stays" ] || printf "{ended}" > "$here/proc/net/ip_vs"'
+        self.machine.program("ipvsadm", f'#!/bin/sh\nhere=${{0%/*}}/..\ncase "$1" in --edit-server) {note} ;; esac\n')
+
+    def scale(self, word, *servers, **more):
+        entry = record("service", name=WEB, servers=list(servers))
+        return self.machine.report(self.text(word, entry, restart=[], reload=["/etc/web.conf"], **more))
+
+    def edits(self):
+        return [line.removeprefix("ipvsadm --edit-server ") for line in self.machine.calls() if line.startswith("ipvsadm ")]
+
+    GOES = f"--tcp-service {WEB} --real-server 127.0.0.2:80 --gatewaying --weight 0"
+
+    def test_a_director_drains_a_server_before_it_balances_it_no_more(self):
+        self.first()
+        self.balance(active=3)
+        self.gate(self.scale("two", "127.0.0.1", "127.0.0.2")["generation"])
+        self.assertEqual([], self.edits())  # none goes
+        self.scale("three", "127.0.0.1")
+        self.assertEqual([self.GOES], self.edits())
+
+    def test_it_waits_for_what_is_under_way_and_no_longer_than_for_a_drain(self):
+        self.first()
+        self.balance(active=3)
+        self.gate(self.scale("two", "127.0.0.1", "127.0.0.2")["generation"])
+        (self.machine.root / "stays").touch()
+        began = time.monotonic()
+        self.scale("three", "127.0.0.1", drain=1)
+        self.assertGreater(time.monotonic() - began, 1)
+
+    def test_one_that_is_not_live_waits_for_nothing(self):
+        self.first()
+        self.balance(active=3)
+        self.gate(self.scale("two", "127.0.0.1", "127.0.0.2")["generation"])
+        (self.machine.root / "stays").touch()
+        entry = record("service", name=WEB, servers=["127.0.0.1"])
+        text = self.text("three", entry, restart=[], reload=["/etc/web.conf"], drain=30)
+        began = time.monotonic()
+        self.machine.report(text.replace(f'"responder": "{self.director}"', f'"responder": "{self.second}"'))
+        self.assertLess(time.monotonic() - began, 20)
+
+    def test_a_change_that_fails_gives_the_server_its_requests_back(self):
+        self.first()
+        self.balance()
+        self.gate(self.scale("two", "127.0.0.1", "127.0.0.2")["generation"])
+        entry = record("service", name=WEB, servers=["127.0.0.1"])
+        self.machine.write("/broken", "web.service\n")
+        self.failure(self.text("three", entry))
+        self.assertEqual([self.GOES, self.GOES[:-1] + "1"], self.edits())
+
     def test_a_director_after_whose_change_nobody_holds_the_virtual_addresses_or_both_do_goes_back(self):
         self.first()
         self.machine.program("ipvsadm", "#!/bin/sh\n")

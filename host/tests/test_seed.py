@@ -4,8 +4,10 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 import unittest
 from hashlib import sha256
+from pathlib import Path
 
 from tests.machine import Machine
 
@@ -13,10 +15,25 @@ SITES = "/srv/sites"
 UID = 20001 if os.getuid() == 0 else os.getuid()
 
 
+# Answers `qgroup show` while <root>/counts exists, and makes a directory of a volume; every call is in <root>/calls.
+BTRFS = """#!/bin/sh
+here=${0%/*}/..
+[ "$1" = --quiet ] && shift
+case "$1 $2" in
+"qgroup show") test -e "$here/counts"; exit ;;
+"quota enable") touch "$here/counts" ;;
+"quota disable") rm "$here/counts" ;;
+"subvolume create") mkdir "$3" ;;
+esac
+echo "$*" >> "$here/calls"
+"""
+
+
 class Seed(unittest.TestCase):
     def setUp(self):
         self.machine = Machine()
         self.addCleanup(self.machine.close)
+        self.machine.program("btrfs", BTRFS)
         self.sites = self.machine.root / "sites"
         self.beside = self.machine.root / "beside"
         self.beside.mkdir()
@@ -66,9 +83,10 @@ class Seed(unittest.TestCase):
 
     def test_what_a_killed_run_left_is_swept_away(self):
         self.seeded()
-        (self.sites / ".seed/half/content").mkdir(parents=True)
+        self.tree("htdocs").rename(self.tree("old"))
+        self.tree(".seed/half/content").mkdir(parents=True)
         self.seeded()
-        self.assertEqual(["wiki"], os.listdir(self.sites))
+        self.assertEqual(["htdocs", "old", "sessions"], sorted(os.listdir(self.sites / "wiki")))
 
     def test_a_link_in_place_of_the_sessions_gives_nothing_away(self):
         self.seeded()
@@ -97,6 +115,54 @@ class Seed(unittest.TestCase):
         for name in ("sessions", ".seed-x", ".seed"):
             self.tree(name).write_text("mine")
         self.assertEqual("", self.seeded())
+
+
+
+class Quotas(unittest.TestCase):
+    def setUp(self):
+        self.machine = Machine()
+        self.addCleanup(self.machine.close)
+        self.machine.program("btrfs", BTRFS)
+        self.sites = self.machine.root / "srv/fleet/sites"
+        self.sites.parent.mkdir(parents=True)
+
+    def seed(self, **quotas):
+        ids = {"uid": os.getuid(), "gid": os.getgid()}
+        sites = [
+            {"name": name, **ids, "mode": "0710", "documentRoot": "htdocs", **({"quota": quota} if quota else {})}
+            for name, quota in quotas.items()
+        ]
+        order = {"directory": str(self.sites), "sites": sites}
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as out:
+            json.dump(order, out)
+            out.flush()
+            done = self.machine.run("seed.py", out.name)
+        self.assertEqual(0, done.returncode, done.stderr)
+        self.said = done.stderr
+        return [call.replace(str(self.sites.parent), "") for call in self.machine.calls()]
+
+    def test_without_quotas_nothing_is_asked_of_btrfs(self):
+        self.assertEqual([], self.seed(blog=None, wiki=None))
+        self.assertTrue((self.sites / "wiki/htdocs").is_dir())
+
+    def test_a_site_with_a_quota_is_a_volume_and_counting_goes_with_the_last_of_them(self):
+        self.assertEqual(["subvolume create /sites/wiki", "quota enable "], self.seed(blog=None, wiki=1 << 30))
+        # No directory here has the inode of a volume.
+        self.assertIn("wiki: its directory was there before its quota", self.said)
+        self.assertNotIn("blog: its directory", self.said)
+        self.assertEqual([], self.seed(blog=None, wiki=1 << 30))
+        self.assertEqual(["quota disable "], self.seed(blog=None, wiki=None))
+
+    def test_a_volume_is_limited_and_set_free(self):
+        program = (Path(__file__).parent.parent / "seed.py").read_text()
+        self.seed(blog=1, wiki=None)
+        own = program.replace("VOLUME_INODE = 256", f"VOLUME_INODE = {(self.sites / 'blog').stat().st_ino}")
+        place = self.machine.root / "seed.py"
+        place.write_text(own)
+        run = self.machine.run
+        self.machine.run = lambda _, *words: run(str(place), *words)
+        self.assertEqual(["qgroup limit 5 /sites/blog"], self.seed(blog=5, wiki=None))
+        self.assertEqual(["qgroup limit none /sites/blog"], self.seed(blog=None, wiki=7)[:1])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 import type { Machine, Site } from "../../config/model";
+import { documentRootOf, writableOf } from "../application/tree";
 import type { HostContent } from "../content";
-import { sitesDirectory } from "../nas/mount";
 import { programFile } from "../programs";
 import { render } from "../render";
 import { trialCheck, unitDirectory, unitFile } from "../system/system";
@@ -23,7 +23,7 @@ const overrides = [
 ]; // prettier-ignore
 
 /** httpd's own ThreadLimit. */
-const threadsPerChild = 64;
+export const threadsPerChild = 64;
 
 /** Of a process's threads, how many may wait for the PHP of one site. */
 const mostOfASite = threadsPerChild / 2;
@@ -37,6 +37,7 @@ export function apachePart(
   vip: string,
   sites: readonly Site[],
   phpVips: Readonly<Record<string, string>>,
+  most = mostOfASite,
 ): Partial<HostContent> {
   const unit = "fleet-apache.service";
   const listen = "/etc/apache2/listen.conf";
@@ -64,7 +65,7 @@ export function apachePart(
     files: [
       { path: "/etc/apache2/fleet.conf", text: render(__dirname, "fleet.conf", main) },
       { path: listen, text: render(__dirname, "listen.conf", {}) },
-      ...sites.map((site) => vhostFile(site, phpVips[site.php.group])),
+      ...sites.map((site) => vhostFile(site, phpVips[site.php.group], most)),
       { path: "/etc/logrotate.d/fleet-apache", text: render(__dirname, "fleet-apache.logrotate", {}) },
       unitFile(unit, render(__dirname, unit, {})),
       { path: "/etc/fleet/sites.json", text: `${JSON.stringify(hosts, null, 2)}\n` },
@@ -93,21 +94,23 @@ export function apachePart(
 }
 
 /** The vhost of one site: Apache serves its files, the group's address its PHP. */
-export function vhostFile(site: Site, vip: string | undefined): { path: string; text: string } {
+export function vhostFile(site: Site, vip: string | undefined, most = mostOfASite): { path: string; text: string } {
   const [host, ...aliases] = site.hosts;
   const view = {
     name: site.name,
     host,
     aliases,
     redirect: site.https === "redirect",
-    root: `${sitesDirectory}/${site.name}/${site.documentRoot}`,
+    root: documentRootOf(site),
+    fallback: site.code?.fallback ?? false,
+    written: writableOf(site).filter(({ url }) => url !== false),
     overrides: overrides.join(" "),
     vip,
     port: site.port,
     phpVersion: site.php.version,
     group: site.php.group,
     timeout: 120,
-    most: mostOfASite,
+    most,
     trial: trialView(site),
   };
   return { path: `/etc/fleet/vhosts/${site.name}.conf`, text: render(__dirname, "vhost.conf", view) };

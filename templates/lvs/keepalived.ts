@@ -4,16 +4,8 @@ import type { HostContent } from "../content";
 import { programFile } from "../programs";
 import { render } from "../render";
 import { kernelPart, trialCheck, unitDirectory, unitFile } from "../system/system";
-
-/** What the pair of directors is told beside its services. */
-export interface DirectorSettings {
-  /** VRRP identity on the segment. */
-  readonly virtualRouterId: number;
-  /** Seconds between advertisements. */
-  readonly advertSeconds: number;
-  /** Seconds between two checks of a real server. */
-  readonly checkSeconds: number;
-}
+import { unreachedFile } from "./reach";
+import { checkPause, type DirectorSettings } from "./settings";
 
 /** How connections are spread, in the words of ipvsadm and in its order: so the kernel's answer can be compared. */
 const scheduler = { name: "mh", flags: ["mh-fallback", "mh-port"] } as const;
@@ -29,6 +21,7 @@ export function keepalivedPart(
   const unit = "fleet-keepalived.service";
   const view = {
     leaving: "/run/fleet-keepalived/leaving",
+    unreached: unreachedFile,
     name: machine.name,
     address: machine.address,
     interface: "eth0",
@@ -36,12 +29,16 @@ export function keepalivedPart(
     priority: 150 - 50 * pair.findIndex((m) => m.name === machine.name),
     advertInterval: settings.advertSeconds,
     checkInterval: settings.checkSeconds,
+    checkTimeout: settings.checkTimeoutSeconds,
+    checkPause,
+    connectionSync: settings.connectionSync,
     healthPort,
     scheduler,
     peers: pair.filter((m) => m.name !== machine.name).map((m) => m.address),
     vips: [...new Set(services.map((s) => s.vip))],
     services: services.map((s) => ({
       name: s.name,
+      sorry: s.kind === "web",
       ports: s.ports.map((port) => ({ vip: s.vip, port })),
       realServers: s.realServers,
     })),

@@ -44,18 +44,23 @@ export function mountPart(
     linkless,
     remount: ["remount", "bind", access, ...flags, "nosymfollow"].join(","),
   };
-  const [unit, wall] = [sitesMount, "fleet-nosymfollow.service"];
+  const [unit, wall, again] = [sitesMount, "fleet-nosymfollow.service", "fleet-remount.service"];
   const own = `${unitDirectory}/${unit}`;
   return {
     packages: ["nfs-common"],
     files: [
       unitFile(unit, render(__dirname, unit, view)),
+      unitFile(again, render(__dirname, again, {})),
       { path: "/etc/modprobe.d/fleet-nfs.conf", text: moduleOptions },
       ...(linkless ? [unitFile(wall, render(__dirname, wall, view))] : []),
     ],
-    units: [{ name: unit, restart: [own], drain: true }, ...(linkless ? [{ name: wall, restart: [own, `${unitDirectory}/${wall}`] }] : [])],
+    units: [
+      { name: unit, restart: [own], drain: true },
+      ...(linkless ? [{ name: wall, restart: [own, `${unitDirectory}/${wall}`] }] : []),
+      { name: again, start: false },
+    ],
     health: [
-      { name: "sites on the NAS", kind: "mount", path: sitesDirectory },
+      { name: "sites on the NAS", kind: "mount", path: sitesDirectory, server: nas.address },
       ...(linkless ? [{ name: "no links in the sites' files", kind: "unit" as const, unit: wall }] : []),
     ],
   };

@@ -38,6 +38,7 @@ export function box(site: Site, network: NetworkPolicy): string {
     allowed: network.allowed,
     slice: siteSlice(site),
     tmpMb: site.tmpMb,
+    local: site.code !== undefined,
   };
   return render(__dirname, "box", view).trimEnd();
 }

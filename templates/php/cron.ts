@@ -1,4 +1,5 @@
 import type { CronEntry, PhpBuild, Site } from "../../config/model";
+import { treeOf } from "../application/tree";
 import type { HostContent } from "../content";
 import { sitesDirectory } from "../nas/mount";
 import { programDirectory } from "../programs";
@@ -33,7 +34,7 @@ function entryPart(site: Site, entry: CronEntry, { command, lines }: ScriptRun):
     at: word(entry.at),
     program: `${programDirectory}/cron.py`,
     place: `${sitesDirectory}/${site.name}/.fleet/cron/${entry.name}`,
-    command: [...command, `${sitesDirectory}/${site.name}/${entry.script}`, ...entry.args].map(word).join(" "),
+    command: [...command, `${treeOf(site)}/${entry.script}`, ...entry.args].map(word).join(" "),
     timeout: entry.timeoutSeconds,
     lines,
   };

@@ -3,6 +3,7 @@ import { atLeast, buildsOn } from "../../config/php-builds";
 import type { FleetSetting } from "../../config/php-ini";
 import type { Fleet, Machine, PhpBuild, PhpGroup, Site } from "../../config/model";
 import { sitePorts, type StackConfig } from "../../config/schema";
+import { writableOf } from "../application/tree";
 import type { HostContent, SecretFile } from "../content";
 import { sitesDirectory, sitesMount } from "../nas/mount";
 import { programFile } from "../programs";
@@ -19,7 +20,12 @@ export interface FpmSurroundings {
   readonly network: NetworkPolicy;
   /** Who takes the mail of sites. @default nobody: PHP's mail() fails */
   readonly mail?: StackConfig["mail"];
+  /** Authority of the Redis server's certificate, PEM. @default those that Debian knows */
+  readonly redisAuthority?: string | undefined;
 }
+
+/** Where a PHP VM has the authority of the Redis server. */
+const authorityFile = "/etc/fleet/redis-ca.pem";
 
 /**
  * Kernel parameters of a PHP VM. FPM waits for its client to take the answer, and a client that died
@@ -98,6 +104,7 @@ export function fpmPart(machine: Pick<Machine, "debian" | "memoryMb">, group: Ph
   return {
     packages: [...builds.flatMap((b) => b.runPackages), ...(around.mail ? ["ca-certificates", "msmtp"] : [])],
     files: [
+      ...(around.redisAuthority === undefined ? [] : [{ path: authorityFile, text: `${around.redisAuthority.trimEnd()}\n` }]),
       { path: "/etc/sysusers.d/fleet-sites.conf", text: `# Managed by the fleet program.\n${users.join("")}` },
       unitFile("sites.slice", render(__dirname, "sites.slice", { memoryMb: machine.memoryMb - systemMb })),
       ...["phpexec.py", "cron.py"].map(programFile),
@@ -173,7 +180,7 @@ function servicePart(
   const own = { owner: "root", group: site.uid, mode: "0640" };
   const { artefact, release: version } = build;
   const common = { name: site.name, title: name, unit, directory, vip, port, uid: site.uid, artefact, version };
-  const service = { ...common, slice: siteSlice(site), trial, box: box(site, around.network) };
+  const service = { ...common, slice: siteSlice(site), trial, box: box(site, around.network), written: writableOf(site) };
   const fpm = {
     ...common,
     clients: [...around.apacheAddresses, "127.0.0.1"].join(","),
@@ -240,25 +247,61 @@ function mailFile(site: Site, { mail }: FpmSurroundings): string[] {
   return [render(__dirname, "msmtprc", { ...mail, tls: mail.startTls ? "on" : "off", from })];
 }
 
+/**
+ * Waits of a request for its session store. phpredis asks a server that does not answer three times in a request at the
+ * most (is this session there, a new one, what is in it), and does not ask again on a connection that has timed out: so
+ * such a server costs a request 1.5 s. Who waits for a lock gives up after a second, with the requests of the same
+ * visitor that hold it; a lock whose holder died goes after a minute.
+ */
+const waits = { seconds: 0.5, lockRetries: 40, lockMilliseconds: 25, lockExpire: 60 } as const;
+
 /** Where sessions go, as FPM settings of the site's pool. Holds a password, so it travels as a secret. */
 export function sessionSettings(site: Site, store: SessionStores): string {
-  const value = (name: FleetSetting, text: string): string => `php_admin_value[${name}] = ${text}\n`;
+  const value = (name: FleetSetting | "session.use_strict_mode", text: string): string => `php_admin_value[${name}] = ${text}\n`;
   const lines = {
     files: () => value("session.save_handler", "files") + value("session.save_path", `${sitesDirectory}/${site.name}/sessions`),
     redis: () => {
-      const { address, port, user, password } = required(store.redis, site, "Redis");
+      const { address, port, user, password, tls } = required(store.redis, site, "Redis");
       const login = user === undefined ? { auth: password } : { "auth[user]": user, "auth[pass]": password };
       const auth = Object.entries(login).map(([key, text]) => (text === undefined ? "" : `&${key}=${encodeURIComponent(text)}`));
-      // Short timeouts: a dead Redis must fail a request, not hang the pool.
-      const path = `tcp://${address}:${port}?timeout=2&read_timeout=2&prefix=${redisPrefix(site)}${auth.join("")}`;
-      return value("session.save_handler", "redis") + value("session.save_path", `"${path}"`) + value("redis.session.locking_enabled", "1");
+      const context = { cafile: tls?.ca && authorityFile, peer_name: tls?.name };
+      const stream = Object.entries(context).map(([key, text]) =>
+        text === undefined ? "" : `&stream[${key}]=${encodeURIComponent(text)}`,
+      );
+      const timeouts = `timeout=${waits.seconds}&read_timeout=${waits.seconds}`;
+      const server = `${tls ? "tls" : "tcp"}://${address}:${port}`;
+      const path = `${server}?${timeouts}&prefix=${redisPrefix(site)}${auth.join("")}${stream.join("")}`;
+      return (
+        value("session.save_handler", "redis") +
+        value("session.save_path", `"${path}"`) +
+        value("redis.session.locking_enabled", "1") +
+        value("redis.session.lock_wait_time", String(waits.lockMilliseconds * 1000)) +
+        value("redis.session.lock_retries", String(waits.lockRetries)) +
+        value("redis.session.lock_expire", String(waits.lockExpire))
+      );
     },
     memcached: () => {
-      const { servers } = required(store.memcached, site, "Memcached");
+      const { servers, replicas } = required(store.memcached, site, "Memcached");
+      const copies = replicas ?? Math.min(1, servers.length - 1);
       return (
         value("session.save_handler", "memcached") +
         value("session.save_path", servers.join(",")) +
-        value("memcached.sess_prefix", `${site.name}.`)
+        value("memcached.sess_prefix", `${site.name}.`) +
+        value("memcached.sess_locking", "1") +
+        value("memcached.sess_lock_wait_min", String(waits.lockMilliseconds)) +
+        value("memcached.sess_lock_wait_max", String(waits.lockMilliseconds)) +
+        value("memcached.sess_lock_retries", String(waits.lockRetries)) +
+        value("memcached.sess_lock_expire", String(waits.lockExpire)) +
+        value("memcached.sess_connect_timeout", String(waits.seconds * 1000)) +
+        value("memcached.sess_consistent_hash", "1") +
+        // Only the binary protocol has replicas; a server that fails once is left out, and the next one asked.
+        value("memcached.sess_binary_protocol", "1") +
+        value("memcached.sess_number_of_replicas", String(copies)) +
+        value("memcached.sess_remove_failed_servers", "1") +
+        value("memcached.sess_server_failure_limit", "1") +
+        // PHP's question whether there is such a session goes to the first server alone: with that one dead, it would
+        // give each of its visitors another session.
+        (copies > 0 ? value("session.use_strict_mode", "0") : "")
       );
     },
   };
@@ -266,16 +309,19 @@ export function sessionSettings(site: Site, store: SessionStores): string {
 }
 
 /** With what the keys of a site's sessions in Redis begin. */
-const redisPrefix = (site: Pick<Site, "name">): string => `${site.name}:`;
+export const redisPrefix = (site: Pick<Site, "name">): string => `${site.name}:`;
 
 /** What phpredis' session handler asks for, with locks: EVAL and EVALSHA give a lock back. */
 const sessionCommands = ["get", "set", "setex", "del", "exists", "expire", "eval", "evalsha"];
 
-/** Rules of a site's own user on the Redis server. A script that it sends there is held to them as well. */
-export const redisRules = (site: Pick<Site, "name">): string[] => [
+/**
+ * Rules of a site's own user on the Redis server; `more`: commands of a session handler of its own. A script that it
+ * sends there is held to them as well.
+ */
+export const redisRules = (site: Pick<Site, "name">, more: readonly string[] = []): string[] => [
   `~${redisPrefix(site)}*`,
   "-@all",
-  ...sessionCommands.map((name) => `+${name}`),
+  ...[...sessionCommands, ...more].map((name) => `+${name}`),
 ];
 
 /**
@@ -290,12 +336,14 @@ export interface RedisStore {
   readonly port: number;
   readonly user?: string | undefined;
   readonly password?: string | undefined;
+  /** Whether it speaks TLS: with an authority of its own, another name than its address. */
+  readonly tls?: { readonly ca?: string | undefined; readonly name?: string | undefined } | undefined;
 }
 
 /** Session stores of the stack. */
 export interface SessionStores {
   readonly redis?: RedisStore | undefined;
-  readonly memcached?: { readonly servers: readonly string[] } | undefined;
+  readonly memcached?: { readonly servers: readonly string[]; readonly replicas?: number | undefined } | undefined;
 }
 
 function required<T>(store: T | undefined, site: Site, name: string): T {

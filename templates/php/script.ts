@@ -1,4 +1,5 @@
 import type { PhpBuild, Site } from "../../config/model";
+import { treeOf } from "../application/tree";
 import type { HostContent } from "../content";
 import { render } from "../render";
 import { box, environment, properties, type NetworkPolicy } from "./box";
@@ -32,6 +33,8 @@ export function scriptPart(site: Site, build: PhpBuild, network: NetworkPolicy):
     command,
     properties: [...properties(lines), `TimeoutStopSec=${stopSeconds}`],
     atOnce: scriptsAtOnce,
+    // Where the site's scripts are: an application's code.
+    ...(site.code ? { tree: treeOf(site) } : {}),
   };
   // Beside the directory of the site's FPM, whose every change restarts it.
   return { files: [{ path: `/etc/fleet/scripts/${site.name}.json`, mode: "0600", text: `${JSON.stringify(order, null, 2)}\n` }] };

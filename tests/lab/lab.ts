@@ -125,12 +125,22 @@ export interface Probe {
   readonly stop: () => Promise<Seen>;
 }
 
+/** A page that the client asks for. */
+export interface Page {
+  readonly host: string;
+  readonly path: string;
+  /** @default that of the mutualised platform */
+  readonly vip?: string;
+  /** 443 is HTTPS. @default 80 */
+  readonly port?: 80 | 443;
+}
+
 /** The status site's JSON page. */
-const statusPage = { host: "status.lab.test", path: "/" };
+const statusPage: Page = { host: "status.lab.test", path: "/" };
 
 /** Starts the open-loop client on a page. */
-export function startProbe(load: readonly string[] = onlyGets, timeout = 2, page = statusPage): Probe {
-  const words = [vip, "80", page.host, page.path, "36000", String(timeout), ...load];
+export function startProbe(load: readonly string[] = onlyGets, timeout = 2, page: Page = statusPage): Probe {
+  const words = [page.vip ?? vip, String(page.port ?? 80), page.host, page.path, "36000", String(timeout), ...load];
   const script = path.join(__dirname, "probe.py");
   const child = spawn("ip", ["netns", "exec", network.namespace, "python3", script, ...words], { stdio: ["pipe", "pipe", "inherit"] });
   let out = "";

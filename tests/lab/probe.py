@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Open-loop client: requests at the ticks of fixed schedules, whatever became of the ones before.
 
-    probe.py ADDRESS PORT HOST PATH SECONDS TIMEOUT KIND=STEP...
+    probe.py ADDRESS PORT HOST PATH SECONDS TIMEOUT KIND=STEP...    over TLS where PORT is 443
 
 KIND is get (a connection of its own for each GET), keep (GETs over connections that are kept alive; one
 that the server closed is replaced, and a GET that met the closing is sent once more, as RFC 9112 9.3.1
@@ -19,6 +19,7 @@ import http.client
 import json
 import queue
 import select
+import ssl
 import sys
 import threading
 import time
@@ -37,6 +38,8 @@ epoch = time.time() - begun
 def connect():
     connection = http.client.HTTPConnection(address, port, timeout=timeout)
     connection.connect()
+    if port == 443:  # the lab's certificate is its own
+        connection.sock = ssl._create_unverified_context().wrap_socket(connection.sock, server_hostname=host)
     return connection
 
 

@@ -112,6 +112,9 @@ function initialised(stack: string): Stack {
     sshPrivateKey: hostKeyFromSeed("3".repeat(64), "operator").privateKey,
     ...tlsPair(),
     redisPassword: "a password",
+    moodleDatabasePassword: "a password",
+    institutionalDatabasePassword: "a password",
+    timetableDatabasePassword: "a password",
   };
   const secretsPath = path.join(directory, secretsFile(stack));
   fs.writeFileSync(secretsPath, YAML.stringify({ encryptionsalt }), { mode: 0o600 });

@@ -25,8 +25,8 @@ interface Look {
   readonly files: Record<string, string>;
 }
 
-/** The idle timer runs each minute, and the watcher as a part of every change. */
-const byThemselves = /^fleet-(rest|watch)\./;
+/** The idle timer runs each minute, snapshots each hour, and the watcher as a part of every change. */
+const byThemselves = /^fleet-(rest|snapshot|watch)\./;
 const properties = "Id,ActiveState,InvocationID,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic";
 
 async function look(vm: Vm): Promise<Look> {

@@ -54,15 +54,11 @@ const named = (name: string): Recorded => {
 
 beforeAll(async () => {
   recordResources();
-  const { createMutualised } = await import("../../stacks/mutualised");
-  const { createDedicated } = await import("../../stacks/dedicated");
-  const { createMoodle } = await import("../../stacks/moodle");
+  const { createPlatforms } = await import("../../stacks/platforms");
   const { redisAccess } = await import("../../components/redis-users");
   const { fleet } = loadFleet(writtenStack("prod"));
   const platform = { ...(await mockedPlatform(fleet)), redis: redisAccess(fleet, exampleSecrets.redisPassword) };
-  createMutualised(platform);
-  createDedicated(platform);
-  createMoodle(platform);
+  createPlatforms(platform);
   await pulumi.runtime.disconnect();
 });
 
@@ -91,7 +87,7 @@ describe("every VM of prod is asked for with the documented size", () => {
 it("every child is named after its tier and its host, never after a position", () => {
   const tiers = "nas|lvs|apache|php-a|php-b|builder-bookworm|institutional|timetable|moodle";
   const pattern = new RegExp(
-    `^(fleet|vcenter|redis-passwords|redis-users|redis-users-(made|settled)|(${tiers})|(${tiers})-apart|(${tiers})-(host|vm|key|size|content|base|secrets|config|gate|confirm)-[a-z][a-z0-9-]*|builder-bookworm-php-8\\.2)$`,
+    `^(fleet|vcenter|redis-passwords|redis-users|redis-users-(made|settled)|(${tiers})|(${tiers})-apart|(${tiers})-code|(${tiers})-(host|vm|key|size|content|base|secrets|config|gate|confirm)-[a-z][a-z0-9-]*|builder-bookworm-php-8\\.2)$`,
   );
   expect(recorded.map((r) => r.name).filter((name) => !pattern.test(name))).toEqual([]);
 });
@@ -181,7 +177,7 @@ describe("each site whose sessions are in Redis has a user of its own there", ()
 
   it("made before any PHP VM logs in as it, and settled when every one of them is through", () => {
     const begun = (part: string): number[] =>
-      recorded.filter((r) => r.name.startsWith("php-") && r.name.includes(part)).map((r) => r.begun);
+      recorded.filter((r) => /^(php-|moodle-|timetable-)/.test(r.name) && r.name.includes(part)).map((r) => r.begun);
     expect(Math.min(...begun("-config-"))).toBeGreaterThan(named("redis-users-made").ended);
     expect(named("redis-users-settled").begun).toBeGreaterThan(Math.max(...begun("-confirm-")));
     expect([order("made").settle, order("settled").settle]).toEqual([false, true]);
@@ -193,7 +189,8 @@ describe("each site whose sessions are in Redis has a user of its own there", ()
     expect(redisPassword(seed, "welcome")).not.toBe(password);
     const digest = createHash("sha256").update(password).digest("hex");
     const { users, prefix } = order("made");
-    expect(users).toEqual({ [`${prefix}library`]: { passwords: [`#${digest}`], rules: redisRules({ name: "library" }) } });
+    expect(users).toMatchObject({ [`${prefix}library`]: { passwords: [`#${digest}`], rules: redisRules({ name: "library" }) } });
+    expect(Object.keys(users).sort()).toEqual(["library", "moodle", "timetable"].map((name) => prefix + name));
     expect(JSON.stringify(recorded.map((r) => r.inputs))).not.toContain(password);
   });
 
@@ -209,6 +206,37 @@ describe("each site whose sessions are in Redis has a user of its own there", ()
         },
       ),
     );
+  });
+});
+
+describe("an application", () => {
+  it("is packed once, by a builder that is proved, before any of its VMs installs it", () => {
+    const packed = named("moodle-code");
+    expect(packed.begun).toBeGreaterThan(named("builder-bookworm-gate-build12").ended);
+    for (const node of [1, 2, 3, 4]) {
+      const base = named(`moodle-base-moodle${node}`);
+      expect(base.begun).toBeGreaterThan(packed.ended);
+      const input = String(base.inputs["stdin"]);
+      expect(input.slice(input.indexOf('"code": ['))).toMatch(/"url": |http:\/\/10\.20\.0\.15:8080\/code\/moodle-[0-9a-f]{12}\.tar\.zst/);
+    }
+  });
+
+  it("has its configuration where reviewers read it, and no secret there", () => {
+    const bundles = [1, 2, 3, 4].map((node) => String(named(`moodle-config-moodle${node}`).inputs["stdin"]));
+    for (const text of bundles) {
+      expect(text).toContain("$CFG->wwwroot = 'https://moodle.university.example';");
+      expect(text).not.toContain("moodle's secrets");
+    }
+    expect(isSecret(named("moodle-secrets-moodle1").inputs["stdin"])).toBe(true);
+  });
+
+  it("has VMs with the same content but for what names the VM", () => {
+    const content = (node: number): string =>
+      String(named(`moodle-config-moodle${node}`).inputs["stdin"])
+        .replaceAll(`moodle${node}`, "NODE")
+        .replaceAll(`10.20.0.5${node}`, "ADDRESS");
+    expect(content(2)).toBe(content(1));
+    expect(content(4)).toBe(content(1));
   });
 });
 

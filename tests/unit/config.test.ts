@@ -7,8 +7,8 @@ import { loadFleet } from "../../config/load";
 import type { PhpBuild } from "../../config/model";
 import { ConfigError, describeProblem } from "../../config/problems";
 import { phpModuleNames } from "../../config/php-modules";
-import { readSites } from "../../stacks/read";
-import { exampleFleet, withTrial, writtenStack } from "./example";
+import { readFiles, readSites } from "../../stacks/read";
+import { exampleFleet, exampleSecrets, withTrial, writtenStack } from "./example";
 
 type Edit = (config: Record<string, any>, sites: Record<string, any>, secrets: Record<string, any>) => void; // eslint-disable-line @typescript-eslint/no-explicit-any -- edits break types on purpose
 
@@ -104,7 +104,7 @@ describe("each mistake names file, property, value, what is allowed and the reme
     [
       "an unknown key of one kind of NAS",
       (c) => (c["nas"].snapshotDirectory = ".snapshot"),
-      'Pulumi.lab.yaml: fleet:nas.snapshotDirectory is "an unknown key"; allowed: kind, vcpu, memory, disk, debian, host, address, dataDisk, dataDevice. Correct the spelling or remove it.',
+      'Pulumi.lab.yaml: fleet:nas.snapshotDirectory is "an unknown key"; allowed: kind, vcpu, memory, disk, debian, host, address, dataDisk, dataDevice, snapshots, quota. Correct the spelling or remove it.',
     ],
     [
       "an unknown key in a list",
@@ -369,6 +369,35 @@ describe("each mistake names file, property, value, what is allowed and the reme
       'Pulumi.lab.yaml: fleet:redis.users is "all"; allowed: each, one. Use one of these.',
     ],
     [
+      "an authority of Redis that is not there",
+      (c) => (c["redis"].tls = { ca: "keys/none.pem" }),
+      'Pulumi.lab.yaml: fleet:redis.tls.ca is "keys/none.pem"; allowed: a file of the project with certificates, PEM. Correct the path, or add the file.',
+    ],
+    [
+      "TLS to Redis by a PHP that has none",
+      (c) => {
+        c["redis"].tls = {};
+        c["php"]["8.2"].modules = c["php"]["8.2"].modules.filter((name: string) => name !== "openssl");
+        c["php"]["8.2"].pecl.openssl = { ...c["php"]["8.2"].pecl.redis, build: [], run: [] };
+      },
+      'sites/lab/status.yaml: sessions is "redis"; allowed: a PHP build with openssl, as the server speaks TLS. Add openssl to the modules of fleet:php.8.2 in Pulumi.lab.yaml, or to php.modules where these are needed ones.',
+    ],
+    [
+      "more copies of a session than servers",
+      (c) => (c["memcached"].replicas = 1),
+      "Pulumi.lab.yaml: fleet:memcached.replicas is 1; allowed: at most 0, as each other server has a session once. Lower it, or add a server.",
+    ],
+    [
+      "a quota in no size",
+      (_, s) => (s["sites/lab/wiki.yaml"].quota = "10G"),
+      'sites/lab/wiki.yaml: quota is "10G"; allowed: a size such as "4 GB" or "512 MB". Correct the value.',
+    ],
+    [
+      "no hourly snapshots at all",
+      (c) => (c["nas"].snapshots = { hourly: 0 }),
+      "Pulumi.lab.yaml: fleet:nas.snapshots.hourly is 0; allowed: at least 1. Raise it.",
+    ],
+    [
       "a php.ini value that breaks out of its line",
       (_, s) => (s["sites/lab/wiki.yaml"].php.ini = { memory_limit: "1\nextension=x" }),
       'sites/lab/wiki.yaml: php.ini.memory_limit is "1\\nextension=x"; allowed: one line without quotes and ${, and no backslash at its end. Correct the value.',
@@ -513,6 +542,9 @@ describe("a trial of another PHP", () => {
 describe("modules: needed", () => {
   const build = (more: Edit = () => undefined, version = "8.2"): PhpBuild | undefined => {
     const written = structuredClone(writtenStack("prod"));
+    // Applications need modules of their own: tests/unit/applications.test.ts.
+    for (const key of ["moodle", "dedicated"]) Reflect.deleteProperty(written.config, key);
+    written.secrets = exampleSecrets;
     (written.config["php"] as Record<string, { modules: unknown }>)["8.2"]!.modules = "needed";
     more(written.config, written.sites, written.secrets);
     return loadFleet(written).fleet.phpBuilds.find((b) => b.version === version);
@@ -667,4 +699,42 @@ it("a VM more in a tier changes nothing of how the others go through a change", 
   expect(six.machines.length).toBe(four.machines.length + 2);
   if (!first) throw new Error("prod has no Moodle");
   expect(rolloutOf(six, first)).toEqual(rolloutOf(four, first));
+});
+
+describe("what a site may store", () => {
+  const quotas = (edit: Edit): Record<string, number | undefined> => {
+    const written = structuredClone(writtenStack("lab"));
+    edit(written.config, written.sites as Parameters<Edit>[1], {});
+    return Object.fromEntries(loadFleet(written).fleet.sites.map((s) => [s.name, s.quotaMb]));
+  };
+
+  it("is what its file says, else what the NAS says, else anything", () => {
+    expect(quotas(() => undefined)).toEqual({ blog: undefined, status: undefined, wiki: undefined });
+    const edit: Edit = (c, s) => {
+      c["nas"].quota = "10 GB";
+      s["sites/lab/wiki.yaml"].quota = "512 MB";
+    };
+    expect(quotas(edit)).toEqual({ blog: 10240, status: 10240, wiki: 512 });
+  });
+
+  it("is an appliance's own to say", () => {
+    expect(mistakes((_, s) => (s["sites/prod/library.yaml"].quota = "10 GB"), "prod")).toEqual([
+      'sites/prod/library.yaml: quota is "10 GB"; allowed: only where fleet:nas.kind is vm: an appliance has quotas of its own. Set it on the appliance and remove it here.',
+    ]);
+  });
+});
+
+it("the authority of Redis' certificate travels with the fleet", () => {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "fleet-ca-"));
+  const file = path.join(directory, "ca.pem");
+  const pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+  fs.writeFileSync(file, pem);
+  const written = structuredClone(writtenStack("lab"));
+  written.config["redis"] = { ...(written.config["redis"] as object), tls: { ca: file, name: "redis.university.example" } };
+  try {
+    expect(loadFleet({ ...written, ...readFiles("lab", written.config) }).fleet.redisAuthority).toBe(pem);
+    expect(loadFleet(structuredClone(writtenStack("lab"))).fleet.redisAuthority).toBeUndefined();
+  } finally {
+    fs.rmSync(directory, { recursive: true });
+  }
 });

@@ -2,6 +2,7 @@ import * as fs from "fs";
 import * as path from "path";
 import * as sshpk from "sshpk";
 import * as YAML from "yaml";
+import { databasePasswordsOf } from "../../config/applications";
 import { loadFleet, type Loaded, type Written } from "../../config/load";
 import { readFiles } from "../../stacks/read";
 
@@ -16,6 +17,12 @@ export const exampleSecrets = {
   redisPassword: "a Redis password",
 };
 
+/** The same with what the applications of a stack need besides. */
+export const secretsFor = (config: Readonly<Record<string, unknown>>): Record<string, string> => ({
+  ...exampleSecrets,
+  ...Object.fromEntries(databasePasswordsOf(config).map((name) => [name, `the text of ${name}`])),
+});
+
 /** A certificate and its key. */
 export function tlsPair(): { tlsCertificate: string; tlsPrivateKey: string } {
   const key = sshpk.generatePrivateKey("ecdsa");
@@ -24,12 +31,12 @@ export function tlsPair(): { tlsCertificate: string; tlsPrivateKey: string } {
 }
 
 /** What the committed files of a stack say, with stand-ins for its secrets. */
-export function writtenStack(stack: string): Written & { config: Record<string, unknown> } {
+export function writtenStack(stack: string): Written & { config: Record<string, unknown>; secrets: Written["secrets"] } {
   const file = YAML.parse(fs.readFileSync(path.join(root, `Pulumi.${stack}.yaml`), "utf8"), { merge: true }) as {
     config: Record<string, unknown>;
   };
   const config = Object.fromEntries(Object.entries(file.config).map(([key, value]) => [key.replace(/^fleet:/, ""), value]));
-  return { stack, config, encrypted: [], secrets: exampleSecrets, ...readFiles(stack, config) };
+  return { stack, config, encrypted: [], secrets: secretsFor(config), ...readFiles(stack, config) };
 }
 
 /** The validated platform of a committed stack. */

@@ -2,13 +2,15 @@ import * as fs from "fs";
 import * as path from "path";
 import { describe, expect, it } from "vitest";
 import { convergePrograms } from "../../components/host-config";
+import { directorParts } from "../../components/lvs-pair";
 import { rolloutOf } from "../../components/tier";
 import { loadFleet } from "../../config/load";
+import type { Fleet, Machine } from "../../config/model";
 import { apachePart, vhostFile } from "../../templates/apache/apache";
 import { trialTokenFile } from "../../templates/apache/php-trial";
+import { applicationParts, secretsText } from "../../templates/application/application";
 import { bundle } from "../../templates/bundle";
 import { join, type HostContent } from "../../templates/content";
-import { keepalivedPart } from "../../templates/lvs/keepalived";
 import { mountPart } from "../../templates/nas/mount";
 import { nasServerPart } from "../../templates/nas/server";
 import { builderPart } from "../../templates/php/builder";
@@ -36,8 +38,14 @@ const group = {
   sites: written.sites.map((site) => (site.name === "wiki" ? { ...site, cron: [entry], php: { ...site.php, environment } } : site)),
 };
 const around = { apacheAddresses: ["10.77.0.21", "10.77.0.22"], network: { denied: ["10.77.0.0/24"], allowed: fleet.reachable } };
-const settings = { virtualRouterId: 51, advertSeconds: 1, checkSeconds: 1 };
+const settings = { virtualRouterId: 51, advertSeconds: 1, checkSeconds: 1, checkTimeoutSeconds: 0.7, connectionSync: true };
 const directors = fleet.machines.filter((m) => m.role === "director");
+
+/** Applications are prod's: the lab's stack has none of its own. */
+const prod = exampleFleet("prod").fleet;
+const applications = Object.fromEntries(
+  prod.applications.flatMap((a) => a.machines.slice(0, 1).map((m) => [m.name, { machine: m, application: a }])),
+);
 
 /** What a trial adds to an Apache VM and to a PHP VM, where the wiki tries PHP 8.4. */
 function trialContent(): Partial<HostContent>[] {
@@ -54,7 +62,7 @@ function trialContent(): Partial<HostContent>[] {
 
 /** What each role's VM contains in the lab's stack. */
 const contents: Record<string, readonly Partial<HostContent>[]> = {
-  lb1: [keepalivedPart(machine("lb1"), directors, settings, fleet.services)],
+  lb1: directorParts(machine("lb1"), directors, settings, fleet.services),
   web1: [
     vipPart([mutualised.vip]),
     mountPart(nas, "ro", "none"),
@@ -67,23 +75,30 @@ const contents: Record<string, readonly Partial<HostContent>[]> = {
     restPart("10.77.0.31", group.idleSeconds),
   ],
   nas1: [
-    nasServerPart(fleet.sites, [
-      { address: "10.77.0.21", access: "ro" },
-      { address: "10.77.0.31", access: "rw" },
-    ]),
+    nasServerPart(
+      fleet.sites.map((site) => (site.name === "wiki" ? { ...site, quotaMb: 1024 } : site)),
+      [
+        { address: "10.77.0.21", access: "ro" },
+        { address: "10.77.0.31", access: "rw" },
+      ],
+      { hourly: 24, daily: 7, weekly: 4 },
+    ),
   ],
   build1: [builderPart(machine("build1"), fleet.phpBuilds)],
 };
 
+const contentOf = (on: Machine, of: Fleet, parts: readonly Partial<HostContent>[]): HostContent =>
+  join({ rollout: rolloutOf(of, on) }, ...parts, systemPart(on, join(...parts)));
+
 function whole(name: string): HostContent {
   if (name === "trial") return join(...trialContent());
-  const parts = contents[name] ?? [];
-  const own = join(...parts);
-  return join({ rollout: rolloutOf(fleet, machine(name)) }, ...parts, systemPart(machine(name), own));
+  const own = applications[name];
+  if (own) return contentOf(own.machine, prod, applicationParts(own.machine, own.application, prod));
+  return contentOf(machine(name), fleet, contents[name] ?? []);
 }
 
 describe("every file of every VM is what its golden file says", () => {
-  it.each([...Object.keys(contents), "trial"])("%s", async (name) => {
+  it.each([...Object.keys(contents), ...Object.keys(applications), "trial"])("%s", async (name) => {
     const content = whole(name);
     const digests = Object.fromEntries(content.secrets.map((s) => [s.secret, "0".repeat(32)]));
     // Programs have their own tests; here only that they are carried.
@@ -113,7 +128,7 @@ describe("every program that a VM gets finds there what it imports", () => {
 });
 
 it("every template is in one of the golden files", () => {
-  const all = [...Object.keys(contents), "trial"]
+  const all = [...Object.keys(contents), ...Object.keys(applications), "trial"]
     .flatMap((name) => whole(name).files)
     .map((f) => f.text)
     .join("");
@@ -137,13 +152,59 @@ describe("sessions go where the site says", () => {
   const [site] = fleet.sites;
   if (!site) throw new Error("no site");
   const redis = { address: "10.0.0.6", port: 6379, password: "p&w" };
-  const stores = { redis, memcached: { servers: ["10.0.0.7:11211"] } };
+  const stores = { redis, memcached: { servers: ["10.0.0.7:11211", "10.0.0.8:11211"] } };
+  const written = (sessions: typeof site.sessions, given: Parameters<typeof sessionSettings>[1] = stores): string =>
+    sessionSettings({ ...site, sessions }, given);
+  const setting = (text: string, name: string): number => Number(new RegExp(`\\[${name}\\] = (.+)`).exec(text)?.[1]);
   it.each([
-    ["redis", 'php_admin_value[session.save_path] = "tcp://10.0.0.6:6379?timeout=2&read_timeout=2&prefix=blog:&auth=p%26w"'],
-    ["memcached", "php_admin_value[session.save_path] = 10.0.0.7:11211"],
+    ["redis", 'php_admin_value[session.save_path] = "tcp://10.0.0.6:6379?timeout=0.5&read_timeout=0.5&prefix=blog:&auth=p%26w"'],
+    ["memcached", "php_admin_value[session.save_path] = 10.0.0.7:11211,10.0.0.8:11211"],
     ["files", "php_admin_value[session.save_path] = /srv/sites/blog/sessions"],
   ] as const)("%s", (sessions, line) => {
     expect(sessionSettings({ ...site, sessions }, stores).split("\n")).toContain(line);
+  });
+
+  it("a request waits for its store no longer than two seconds, and for a lock one", () => {
+    const redis = written("redis");
+    const [connect, read] = [/[?]timeout=([\d.]+)/, /read_timeout=([\d.]+)/].map((form) => Number(form.exec(redis)?.[1]));
+    expect(3 * Math.max(connect ?? 9, read ?? 9)).toBeLessThanOrEqual(2);
+    expect(setting(redis, "redis.session.locking_enabled")).toBe(1);
+    const lock = (setting(redis, "redis.session.lock_retries") * setting(redis, "redis.session.lock_wait_time")) / 1e6;
+    expect(lock).toBe(1);
+    expect(lock + (read ?? 9)).toBeLessThanOrEqual(2);
+    expect(setting(redis, "redis.session.lock_expire")).toBe(60);
+    const memcached = written("memcached");
+    expect(setting(memcached, "memcached.sess_connect_timeout")).toBe(500);
+    expect((setting(memcached, "memcached.sess_lock_retries") * setting(memcached, "memcached.sess_lock_wait_max")) / 1e3).toBe(1);
+  });
+
+  it("Memcached: each session on two servers, where there are two; as many as the stack says", () => {
+    const replicas = (given: { servers: string[]; replicas?: number }): number =>
+      setting(written("memcached", { memcached: given }), "memcached.sess_number_of_replicas");
+    expect(replicas({ servers: ["10.0.0.7:11211"] })).toBe(0);
+    expect(replicas({ servers: ["10.0.0.7:11211", "10.0.0.8:11211", "10.0.0.9:11211"] })).toBe(1);
+    expect(replicas({ servers: ["10.0.0.7:11211", "10.0.0.8:11211"], replicas: 0 })).toBe(0);
+    for (const name of ["binary_protocol", "remove_failed_servers", "consistent_hash", "locking", "server_failure_limit"]) {
+      expect(setting(written("memcached"), `memcached.sess_${name}`), name).toBe(1);
+    }
+    // A session that the first server does not answer for is asked of the second one, which strict mode forestalls.
+    expect(setting(written("memcached"), "session.use_strict_mode")).toBe(0);
+    expect(written("memcached", { memcached: { servers: ["10.0.0.7:11211"] } })).not.toContain("use_strict_mode");
+  });
+
+  it("Redis by TLS where the server speaks it, checked by the authority and the name that the stack says", () => {
+    const tls = { ca: "keys/redis-ca.pem", name: "redis.university.example" };
+    const path = (given: typeof stores.redis & { tls?: object }): string =>
+      /save_path\] = "(.*)"/.exec(written("redis", { redis: given }))?.[1] ?? "";
+    expect(path({ ...redis, tls })).toBe(
+      "tls://10.0.0.6:6379?timeout=0.5&read_timeout=0.5&prefix=blog:&auth=p%26w&stream[cafile]=%2Fetc%2Ffleet%2Fredis-ca.pem&stream[peer_name]=redis.university.example",
+    );
+    expect(path({ ...redis, tls: {} })).toMatch(/^tls:[^[]*$/);
+    expect(path(redis)).toMatch(/^tcp:[^[]*$/);
+    const file = (more: object) =>
+      fpmPart(machine("php1"), group, { ...around, ...more }).files?.find((f) => f.path === "/etc/fleet/redis-ca.pem");
+    expect(file({ redisAuthority: "PEM\n" })?.text).toBe("PEM\n");
+    expect(file({})).toBeUndefined();
   });
 
   it("Redis by the site's own user, where it has one, and under the keys that this user may touch", () => {
@@ -154,6 +215,23 @@ describe("sessions go where the site says", () => {
 
   it("a store that the stack lacks is an error, not an empty path", () => {
     expect(() => sessionSettings({ ...site, sessions: "redis" }, {})).toThrow("blog keeps sessions in Redis");
+  });
+});
+
+describe("secrets of an application", () => {
+  it("are PHP, whatever is in them", () => {
+    const text = secretsText({ databasePassword: "a'b\\c", key: "k", redis: ["fleet:lab:moodle", "p"] });
+    expect(text.split("\n").slice(2, -1)).toEqual([
+      "return [",
+      "    'databasePassword' => 'a\\'b\\\\c',",
+      "    'key' => 'k',",
+      "    'redis' => ['fleet:lab:moodle', 'p'],",
+      "];",
+    ]);
+  });
+
+  it("that there are none of are null", () => {
+    expect(secretsText({ key: "k" })).toContain("'databasePassword' => null,\n    'key' => 'k',\n    'redis' => null,");
   });
 });
 

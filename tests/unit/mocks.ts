@@ -4,6 +4,7 @@ import * as vsphere from "@pulumi/vsphere";
 import { hostKeyFromSeed } from "../../components/keys";
 import { Leaving } from "../../components/leaving";
 import type { Platform } from "../../components/tier";
+import { allSites } from "../../config/applications";
 import type { Fleet } from "../../config/model";
 import { exampleSecrets } from "./example";
 
@@ -37,7 +38,8 @@ export async function mockedPlatform(fleet: Fleet): Promise<Platform> {
     secrets: {
       ...exampleSecrets,
       sshPrivateKey: pulumi.secret(hostKeyFromSeed("1".repeat(64), "operator").privateKey),
-      ...Object.fromEntries(fleet.sites.map(({ name }) => [`sessions-${name}`, pulumi.secret(`${name}'s sessions\n`)])),
+      ...Object.fromEntries(allSites(fleet).map(({ name }) => [`sessions-${name}`, pulumi.secret(`${name}'s sessions\n`)])),
+      ...Object.fromEntries(fleet.applications.map(({ name }) => [`secrets-${name}`, pulumi.secret(`${name}'s secrets\n`)])),
     },
     digestKey: pulumi.secret("key"),
   };

@@ -9,10 +9,10 @@ import { loadFleet } from "../../config/load";
 import { keptOutputs, keptOutputsFile } from "../../stacks/read";
 import { exampleFleet, withTrial, writtenStack } from "./example";
 
-it("phptools list names each build once, with the groups and the sites on it", () => {
+it("phptools list names each build once, with the groups, applications and sites on it", () => {
   const rows = buildRows(exampleFleet("prod").fleet);
   expect(rows.map(([version, , debian, groups, sites]) => [version, debian, groups, sites])).toEqual([
-    ["8.2", "bookworm", "php-a php-b", "library welcome"],
+    ["8.2", "bookworm", "php-a php-b institutional timetable moodle", "library welcome institutional timetable moodle"],
   ]);
 });
 

@@ -1,0 +1,36 @@
+import type { Application, Site } from "../../config/model";
+import type { StackConfig } from "../../config/schema";
+import type { Check } from "../content";
+import { localDirectory } from "../application/tree";
+import { sitesDirectory } from "../nas/mount";
+import { redisPrefix } from "../php/fpm";
+import { programDirectory } from "../programs";
+import { phpText } from "../application/php-text";
+import { render } from "../render";
+
+/**
+ * What Moodle's own session handler asks Redis for beside PHP's. Not SCAN, which no rule of keys binds: it would tell
+ * the names of every site's sessions. So Moodle cannot end all sessions at once.
+ */
+export const moodleSessionCommands = ["hdel", "hget", "hgetall", "hmget", "hmset", "hset", "info", "setnx", "ttl", "unlink"];
+
+/** Moodle's config.php: everything but the secrets. */
+export function moodleConfig(site: Site, { database }: NonNullable<Application["moodle"]>, redis: StackConfig["redis"]): string {
+  if (!redis) throw new Error(`${site.name} keeps sessions in Redis, which the stack does not have`);
+  const { type, host, port, name, user, prefix } = database;
+  return render(__dirname, "config.php", {
+    database: { type: phpText(type), host: phpText(host), port, name: phpText(name), user: phpText(user), prefix: phpText(prefix) },
+    wwwroot: phpText(`https://${site.hosts[0] ?? ""}`),
+    dataroot: `${sitesDirectory}/${site.name}`,
+    local: localDirectory(site),
+    redis: { address: redis.address, port: redis.port, prefix: redisPrefix(site) },
+  });
+}
+
+/** Refuses other code while Moodle says that its database must be upgraded for it. What cannot be asked is no refusal. */
+export function pendingCheck(site: Site, path: string): Check {
+  const script = 'if "$@"; then exit 0; fi; [ $? != 2 ] || { echo "upgrade it first: npm run fleet -- moodle upgrade"; exit 1; }';
+  // In the site's box, by the code that the candidate names.
+  const ask = ["/usr/bin/python3", "-IB", `${programDirectory}/phpexec.py`, site.name, "admin/cli/upgrade.php", "--is-pending"];
+  return { name: `the database of ${site.name} is of this code`, argv: ["/bin/sh", "-c", script, "sh", ...ask], paths: [path] };
+}

@@ -1,0 +1,204 @@
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { order } from "../../lab/vcenter";
+import {
+  answer,
+  blind,
+  directors,
+  holders,
+  killLive,
+  knownHolder,
+  putFile,
+  secondsUntilOut,
+  spread,
+  startTransfers,
+  stunLive,
+  type Kill,
+  type Stun,
+} from "../lab/directors";
+import {
+  changedConfig,
+  drain,
+  liveDirector,
+  machine,
+  mixed,
+  on,
+  pulumi,
+  quantile,
+  revive,
+  settled,
+  sleep,
+  startProbe,
+  undrain,
+  until,
+} from "../lab/lab";
+import { clear } from "./scripts";
+
+const both = <T>(act: (name: string) => Promise<T>): Promise<T[]> => Promise.all(directors.map(act));
+
+beforeAll(putFile);
+afterAll(() => clear("status"));
+afterEach(settled);
+
+describe("the live director dies", () => {
+  it("twenty times: each outage is within what VRRP takes, and downloads and slow uploads go on", async () => {
+    const kills: Kill[] = [];
+    for (let i = 0; i < 20; i++) kills.push(await killLive());
+    const failed = kills.map((k) => k.seen.failed);
+    process.stdout.write(
+      `\nkilled: outage ${spread(kills.map((k) => k.seen.outage))}; failed requests median ${quantile(failed, 0.5)}, max ${quantile(failed, 1)}; connections broken ${kills.flatMap((k) => k.broken).length}\n`,
+    );
+    expect(kills.filter((k) => k.seen.outage > k.longest).map((k) => [k.seen.outage, k.longest])).toEqual([]);
+    expect(kills.flatMap((k) => k.broken)).toEqual([]);
+  });
+});
+
+describe("connections to a server that takes no new ones", () => {
+  /** What broke of the connections under way to both Apache VMs, when the live director dies while one is drained. */
+  const killWhileDraining = async (): Promise<readonly string[]> => {
+    const drainOne = async (): Promise<void> => {
+      await drain("web1");
+      await sleep(3); // the other director's checks notice too
+    };
+    try {
+      return (await killLive(drainOne)).broken;
+    } finally {
+      await undrain("web1");
+    }
+  };
+
+  it("outlive the director, whichever it is: the other has learnt them", async () => {
+    const roles = async (): Promise<Record<string, string>> =>
+      Object.fromEntries(await both(async (name) => [name, (await on(name, "sudo ipvsadm --list --daemon")).split(" ")[0] ?? ""] as const));
+    for (let i = 0; i < 2; i++) {
+      const live = await liveDirector();
+      expect(await roles()).toEqual(Object.fromEntries(directors.map((name) => [name, name === live ? "master" : "backup"])));
+      expect(await killWhileDraining()).toEqual([]);
+    }
+  });
+
+  it("twin: with connectionSync off they break", async () => {
+    const off = changedConfig((text) => text.replace("fleet:balancers:\n", "fleet:balancers:\n    connectionSync: false\n"));
+    const changed = await pulumi(["up", "--yes", "--skip-preview"], undefined, off);
+    expect(changed.code, changed.out + changed.err).toBe(0);
+    try {
+      expect((await both((name) => on(name, "sudo ipvsadm --list --daemon"))).join("").trim()).toBe("");
+      const broken = await killWhileDraining();
+      process.stdout.write(`\nwithout connection sync: ${broken.length} of 10 connections broke\n`);
+      expect(broken.length).toBeGreaterThan(0);
+    } finally {
+      const back = await pulumi(["up", "--yes", "--skip-preview"]);
+      expect(back.code, back.out + back.err).toBe(0);
+    }
+  });
+});
+
+describe("the live director is stunned", () => {
+  it.each([0.5, 1, 2, 5, 10])("for %d s, three times: the VIP answers within 2 s, one holds it, and clients know which", async (length) => {
+    const stuns: Stun[] = [];
+    for (let i = 0; i < 3; i++) stuns.push(await stunLive(length));
+    process.stdout.write(
+      `\nstunned for ${length} s: outage ${spread(stuns.map((s) => s.seen.outage))}; last failure after the thaw ${spread(stuns.map((s) => s.lastFailure))}; failed ${stuns.map((s) => s.seen.failed).join(", ")}\n`,
+    );
+    for (const stun of stuns) {
+      expect(stun.seen.outage, JSON.stringify(stun.seen.failures)).toBeLessThanOrEqual(Math.min(length, stun.longest) + 2);
+      expect(stun.lastFailure, JSON.stringify(stun.seen.failures)).toBeLessThanOrEqual(2);
+      expect([stun.holders.length, stun.known]).toEqual([1, stun.holders[0]]);
+    }
+  });
+});
+
+describe("the directors do not hear each other, and all else is well", () => {
+  // keepalived writes its packets' headers itself, for which the kernel looks up a route of protocol 255.
+  const rules = (act: "add" | "del", peer: string): string =>
+    [112, 255].map((protocol) => `sudo ip rule ${act} to ${peer} ipproto ${protocol} lookup 99`).join(" && ");
+  const deaf = async (name: string, act: "add" | "del"): Promise<string> => {
+    const peer = (await machine(directors.find((d) => d !== name) ?? "")).Address;
+    if (act === "add") await on(name, "sudo ip route replace blackhole default table 99");
+    return on(name, rules(act, peer));
+  };
+  afterEach(() => both((name) => deaf(name, "del").catch(() => "")));
+
+  it("both hold the VIP and send each connection to the same server; when they hear each other, one holds it within 3 s", async () => {
+    await settled();
+    const transfers = startTransfers();
+    const probe = startProbe(mixed, 10);
+    await sleep(3);
+    await both((name) => deaf(name, "add"));
+    await until(async () => (await holders()).length === 2, 20, "both hold the VIP");
+    await sleep(10);
+    await both((name) => deaf(name, "del"));
+    const since = Date.now();
+    await until(async () => (await holders()).length === 1, 10, "one holds the VIP");
+    const alone = (Date.now() - since) / 1000;
+    await sleep(5);
+    const [holder] = await holders();
+    const known = await knownHolder();
+    const seen = await probe.stop();
+    const broken = await transfers.ended();
+    process.stdout.write(
+      `\nVRRP cut: failed ${seen.failed} of ${seen.sent}, broken ${broken.length} of 10; one holder ${alone.toFixed(1)} s after, known at ${known}\n`,
+    );
+    expect(alone).toBeLessThanOrEqual(3);
+    expect(known).toBe(holder);
+    expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
+    expect(broken).toEqual([]);
+  });
+});
+
+describe("a front is cut off", () => {
+  afterEach(() => order("web1", "heal"));
+
+  it("it is out of the balancing within 3 s, five times, and back when it is plugged in", async () => {
+    const outs: number[] = [];
+    for (let i = 0; i < 5; i++) {
+      await settled();
+      const probe = startProbe();
+      await sleep(2);
+      outs.push(await secondsUntilOut("web1", () => order("web1", "cut")));
+      await sleep(5);
+      await order("web1", "heal");
+      const seen = await probe.stop();
+      process.stdout.write(`\nweb1 is cut off: out after ${outs.at(-1)?.toFixed(2)} s, failed ${seen.failed} of ${seen.sent}`);
+    }
+    process.stdout.write(`\nout of the balancing: ${spread(outs)}\n`);
+    expect(Math.max(...outs)).toBeLessThanOrEqual(3);
+  });
+});
+
+describe("both directors boot at once", () => {
+  it("one of them holds the VIP, and the fleet serves as soon as it does", async () => {
+    await settled();
+    const since = Date.now();
+    await both((name) => order(name, "kill"));
+    await both((name) => order(name, "start"));
+    await until(async () => (await answer("http")).status === 200, 120, "the site answers");
+    process.stdout.write(`\nboth directors are booted: the site answers after ${((Date.now() - since) / 1000).toFixed(1)} s\n`);
+    await both(revive);
+    await sleep(5);
+    const first = await holders();
+    expect(first).toHaveLength(1);
+    await sleep(20);
+    expect(await holders()).toEqual(first);
+  });
+});
+
+describe("neither director reaches a server", () => {
+  afterEach(async () => {
+    await both((name) => blind(name, ["web1", "web2"], "del").catch(() => undefined));
+  });
+
+  it("the addresses stay where they are and the sorry page is served, until one reaches them", async () => {
+    await settled();
+    const live = await liveDirector();
+    await both((name) => blind(name, ["web1", "web2"]));
+    await until(async () => (await answer("https")).status === 503, 20, "the sorry page answers");
+    for (let i = 0; i < 10; i++, await sleep(2)) {
+      expect(await holders()).toEqual([live]);
+      expect((await answer("http")).status).toBe(503);
+    }
+    const standby = directors.find((name) => name !== live) ?? "";
+    await blind(standby, ["web1", "web2"], "del");
+    await until(async () => (await answer("http")).status === 200, 20, "the director that reaches servers has the addresses");
+    expect(await holders()).toEqual([standby]);
+  });
+});

@@ -1,0 +1,139 @@
+import { describe, expect, it } from "vitest";
+import type { Answer } from "../../cli/ask";
+import { bringTargets, nodeTrouble, switchTargets, upgrade, type Moodle } from "../../cli/moodle";
+import type { About } from "../../cli/phpexec";
+import type { FleetMachine } from "../../cli/stack";
+
+const cli = "admin/cli";
+
+/** Nodes that note what is asked of them, and answer as told: by the words of a script without its directory. */
+class Noted implements Moodle {
+  readonly steps: string[] = [];
+  readonly said: string[] = [];
+
+  constructor(
+    private readonly answers: Readonly<Record<string, number>>,
+    readonly cron = true,
+    private readonly serves = true,
+  ) {}
+
+  private note(step: string): number {
+    this.steps.push(step);
+    return this.answers[step] ?? 0;
+  }
+  bring(): Promise<void> {
+    this.note("bring");
+    return Promise.resolve();
+  }
+  script(tree: string, ...words: string[]): Promise<number> {
+    return Promise.resolve(this.note(`${tree} ${words.join(" ").replace(`${cli}/`, "")}`));
+  }
+  everywhere(tree: string, ...words: string[]): Promise<boolean> {
+    return Promise.resolve(this.note(`every ${tree} ${words.join(" ").replace(`${cli}/`, "")}`) === 0);
+  }
+  switchCode(): Promise<boolean> {
+    this.note("switch");
+    return Promise.resolve(this.serves);
+  }
+  say(text: string): void {
+    this.said.push(text);
+  }
+}
+
+const asked = "new upgrade.php --is-maintenance-required";
+const rebuilt = "every new alternative_component_cache.php --rebuild";
+const [stopped, started] = ["live cron.php --disable-wait=600", "live cron.php --enable"];
+const [closed, opened] = ["live maintenance.php --enable", "live maintenance.php --disable"];
+const purged = "live purge_caches.php";
+const known = "live upgrade.php --is-pending";
+const upgraded = "new upgrade.php --non-interactive";
+
+async function run(moodle: Noted): Promise<{ status: number; steps: string[]; last: string }> {
+  const status = await upgrade(moodle);
+  return { status, steps: moodle.steps, last: moodle.said.at(-1) ?? "" };
+}
+
+describe("an upgrade goes in the documented order", () => {
+  it("with an outage, where Moodle says that one is needed", async () => {
+    const { status, steps } = await run(new Noted({ [asked]: 2 }));
+    expect(status).toBe(0);
+    expect(steps).toEqual(["bring", asked, rebuilt, stopped, closed, upgraded, "switch", purged, started, opened]);
+  });
+
+  it("without one, where Moodle says that none is: the site is never closed", async () => {
+    const { status, steps } = await run(new Noted({ [asked]: 3 }));
+    expect(status).toBe(0);
+    expect(steps).toEqual(["bring", asked, rebuilt, stopped, `${upgraded} --maintenance=0`, "switch", purged, started, opened]);
+  });
+
+  it("with the switch alone, where the database is of the new code already", async () => {
+    const { status, steps } = await run(new Noted({ [asked]: 0 }));
+    expect(status).toBe(0);
+    expect(steps).toEqual(["bring", asked, rebuilt, "switch", purged, started, opened]);
+  });
+
+  it("and leaves a cron alone that is not the fleet's", async () => {
+    const { steps } = await run(new Noted({ [asked]: 2 }, false));
+    expect(steps.filter((step) => step.includes("cron"))).toEqual([]);
+  });
+});
+
+describe("an upgrade that fails leaves the old code serving, and says so", () => {
+  it.each([
+    ["Moodle cannot say what is needed", { [asked]: 1 }, [asked]],
+    ["a node cannot rebuild its component cache", { [asked]: 2, [rebuilt]: 1 }, [asked, rebuilt]],
+    ["cron goes on", { [asked]: 2, [stopped]: 1 }, [asked, rebuilt, stopped, started, opened]],
+    ["maintenance mode is refused", { [asked]: 2, [closed]: 1 }, [asked, rebuilt, stopped, closed, started, opened]],
+  ])("%s", async (_, answers, expected) => {
+    const { status, steps, last } = await run(new Noted(answers));
+    expect(status).toBe(1);
+    expect(steps).toEqual(["bring", ...expected]);
+    expect(last).toMatch(/nothing was changed, the old code serves$/);
+  });
+
+  it("upgrade.php fails and the old code knows the database: it is opened again", async () => {
+    const { status, steps, last } = await run(new Noted({ [asked]: 2, [upgraded]: 1 }));
+    expect(status).toBe(1);
+    expect(steps.slice(5)).toEqual([upgraded, known, started, opened]);
+    expect(last).toBe("upgrade.php of the new code failed (exit 1); the old code knows the database and serves on");
+  });
+
+  it("upgrade.php fails in the middle: the site stays closed, and the ways out are told", async () => {
+    const { status, steps, last } = await run(new Noted({ [asked]: 2, [upgraded]: 1, [known]: 1 }));
+    expect(status).toBe(1);
+    expect(steps.slice(5)).toEqual([upgraded, known]);
+    expect(last).toContain("no node was changed, maintenance mode stays on: correct the code and run this again, or restore the database");
+  });
+
+  it("the switch fails: closed stays closed, open stays open, and another run goes on from there", async () => {
+    const outage = await run(new Noted({ [asked]: 2 }, true, false));
+    expect([outage.status, outage.steps.slice(-2)]).toEqual([1, [upgraded, "switch"]]);
+    expect(outage.last).toContain("maintenance mode stays on. Correct what failed and run this again");
+    const none = await run(new Noted({ [asked]: 3 }, true, false));
+    expect([none.status, none.steps.slice(-3)]).toEqual([1, ["switch", started, opened]]);
+  });
+});
+
+describe("what is brought, and what is switched", () => {
+  it("is the code and the base commands of the nodes at first: nothing that serves is among it", () => {
+    const targets = bringTargets("prod", [{ name: "moodle1" }, { name: "moodle2" }]);
+    expect(targets.map((urn) => urn.split("::").at(-1))).toEqual(["moodle-code", "moodle-base-moodle1", "moodle-base-moodle2"]);
+  });
+
+  it("is the tier of Moodle and no other then", () => {
+    expect(switchTargets("prod").filter((urn) => urn.includes("hosting:"))).toEqual([
+      "urn:pulumi:prod::fleet::hosting:moodle:MoodleCluster::**",
+      "urn:pulumi:prod::fleet::hosting:moodle:MoodleCluster$**",
+    ]);
+  });
+});
+
+it("a node that is away, out of its services or on other code is told", () => {
+  const machine = { name: "moodle1" } as FleetMachine;
+  const node = (said: About): Answer<About> => ({ machine, said });
+  const sites = { moodle: "8.2.32" };
+  expect(nodeTrouble(node({ ready: true, sites, code: { moodle: "moodle-1" } }), "moodle-1")).toBe("");
+  expect(nodeTrouble(node({ ready: false, sites, code: { moodle: "moodle-0" } }), "moodle-1")).toBe("not in its services; serves moodle-0");
+  expect(nodeTrouble(node({ ready: true, sites: {} }), "moodle-1")).toBe("serves nothing");
+  expect(nodeTrouble({ machine, error: "no way" }, "moodle-1")).toBe("no way");
+});

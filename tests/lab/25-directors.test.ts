@@ -93,7 +93,7 @@ describe("no server is left", () => {
 });
 
 describe("a director that does not reach the servers", () => {
-  afterEach(() => both(directors, (name) => blind(name, apaches, "del").catch(() => undefined)));
+  afterEach(() => both(directors, (name) => blind(name, apaches, false).catch(() => undefined)));
 
   it("leaves the addresses to the other one, and does not take them back", async () => {
     await settled();
@@ -105,7 +105,7 @@ describe("a director that does not reach the servers", () => {
     process.stdout.write(`\na director that reaches no Apache: gave the addresses away after ${seconds(since)} s\n`);
     await until(async () => (await holders()).length === 1, 5, "one director holds the VIP");
     expect((await answer("http")).status).toBe(200);
-    await blind(live, apaches, "del");
+    await blind(live, apaches, false);
     await sleep(10);
     expect(await holders()).toEqual(directors.filter((name) => name !== live));
     expect((await liveWeights()).every((weight) => weight === 1)).toBe(true);

@@ -159,9 +159,15 @@ export async function stunLive(seconds: number): Promise<Stun> {
 export const spread = (values: readonly number[]): string =>
   `median ${quantile(values, 0.5).toFixed(2)} s, max ${quantile(values, 1).toFixed(2)} s of ${values.length}`;
 
-/** Lets a director reach none of these machines, or all of them again. */
-export async function blind(director: string, names: readonly string[], act: "add" | "del" = "add"): Promise<void> {
-  for (const name of names) await on(director, `sudo ip route ${act} blackhole ${(await machine(name)).Address}/32`);
+/**
+ * Lets a director reach none of these machines, or all of them again: what it sends goes to a card that nobody has. Not by
+ * a route that leads nowhere, whose error at once keepalived 2.2.7 takes for a fault of its own, and asks again for ever.
+ */
+export async function blind(director: string, names: readonly string[], lost = true): Promise<void> {
+  for (const name of names) {
+    const entry = `${(await machine(name)).Address} dev eth0`;
+    await on(director, `sudo ip neighbour ${lost ? `replace ${entry} lladdr 02:00:00:00:00:01 nud permanent` : `del ${entry}`}`);
+  }
 }
 
 /** One answer of the VIP: status, Retry-After and body. */

@@ -184,7 +184,7 @@ describe("both directors boot at once", () => {
 
 describe("neither director reaches a server", () => {
   afterEach(async () => {
-    await both((name) => blind(name, ["web1", "web2"], "del").catch(() => undefined));
+    await both((name) => blind(name, ["web1", "web2"], false).catch(() => undefined));
   });
 
   it("the addresses stay where they are and the sorry page is served, until one reaches them", async () => {
@@ -197,7 +197,7 @@ describe("neither director reaches a server", () => {
       expect((await answer("http")).status).toBe(503);
     }
     const standby = directors.find((name) => name !== live) ?? "";
-    await blind(standby, ["web1", "web2"], "del");
+    await blind(standby, ["web1", "web2"], false);
     await until(async () => (await answer("http")).status === 200, 20, "the director that reaches servers has the addresses");
     expect(await holders()).toEqual([standby]);
   });

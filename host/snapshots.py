@@ -485,7 +485,8 @@ def carry_out(base: int, side: int, plan: dict) -> None:
             for name in plan["go"]:
                 if inode(name, parent) is not None and inode(name, tree) is None:
                     rename(name, parent, tree, NO_REPLACE)
-            if os.listdir(tree):
+            # Opened anew: btrfs shows nothing through an open directory that has come into it since (Linux 6.5).
+            if os.listdir(f"/proc/self/fd/{tree}"):
                 os.fchmod(tree, 0o700)
                 os.fchown(tree, plan["uid"], plan["uid"])
                 os.rename(TREE, plan["kept"], src_dir_fd=side, dst_dir_fd=base)

@@ -24,7 +24,8 @@ whose service runs; GET /wedged which of them are wedged: [unit]; see rest.py. F
       fastcgi      address, port, path (FPM's pm.status_path), asked from 127.0.0.1; unit, children:
                    while this unit does not run the site sleeps, and systemd must hold its port; a site
                    that does not answer while all its children are at work is busy, and that is no fault; one
-                   that has answered, and whose processes now do nothing at all while they are asked, is wedged
+                   that has answered, and whose processes now do nothing at all while they are asked, is wedged:
+                   with all its children at work, one whose master does nothing
       address      address: must be one of this machine's
       unit         unit: must run
       mount        path: must be a mount point whose server answers; server, where it is NFS: its address, by which
@@ -72,6 +73,7 @@ SILENT, WAKING = "its server answers nobody", "its server is back, and the conne
 WAKING_SECONDS = 125.0
 WEDGED = "it takes connections, and its processes do nothing"
 CONNECTIONS = re.compile(r"accepted conn:\s+(\d+)")
+MASTER_LOOKS = 13  # STEP_SECONDS apart: FPM's master wakes each second
 WORKERS = 32
 NEEDS = {
     "http": {"url": str}, "tcp": {"address": str, "port": int}, "unit": {"unit": str}, "mount": {"path": str},
@@ -215,24 +217,34 @@ class Quiet:
         return {unit: round(time.monotonic() - since, 1) for unit, (_, since) in self.seen.copy().items()}
 
 
+def still(counts: list[int | None], looks: int) -> bool:
+    """Whether so many looks on end, the last one among them, saw the same count."""
+    return len(counts) >= looks and counts[-1] is not None and counts[-looks:].count(counts[-1]) == looks
+
+
 def check_fastcgi(check: dict, health: Health) -> str:
     if not awake(check["unit"]):
         return ""  # it has gone to sleep while this check waited for its turn: the next look finds it so
-    unit, used = check["unit"], [probes.cpu_used(check["unit"])]
+    unit, used, waits = check["unit"], [probes.cpu_used(check["unit"])], []
 
     def wedged() -> bool:
-        """Twice in a row nothing was done. Once may be a pause of the whole machine's, in which time went by."""
-        used.append(probes.cpu_used(unit))
-        idle = len(used) > 2 and used[-1] is not None and used[-3:].count(used[-1]) == 3
-        return idle and health.quiet.has_heard(unit) and not probes.busy(unit, check["children"])
+        """Its processes do nothing. Where all its children are at work, they may all be waiting for something, and
+        FPM's master tells. Once may be a pause of the whole machine's, in which time went by."""
+        if probes.busy(unit, check["children"]):
+            waits.append(probes.master_waits(unit))
+            idle = still(waits, MASTER_LOOKS)
+        else:
+            used.append(probes.cpu_used(unit))
+            idle = still(used, 3)
+        return idle and health.quiet.has_heard(unit)
 
     try:
         answer = probes.fastcgi_answer(check["address"], check["port"], check["path"], SITE_SECONDS, wedged)
     except TimeoutError:
-        if probes.busy(unit, check["children"]):
-            return ""
         if wedged():
             return WEDGED
+        if probes.busy(unit, check["children"]):
+            return ""
         raise
     if not (counted := CONNECTIONS.search(answer)):
         return "its answer is not FPM's status" if answer else "no answer"

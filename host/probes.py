@@ -17,7 +17,8 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 
-SITES = os.environ.get("FLEET_ROOT", "").rstrip("/") + "/sys/fs/cgroup/sites.slice"  # tests: a directory that stands for /
+ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that stands for /
+SITES, PROC = f"{ROOT}/sys/fs/cgroup/sites.slice", f"{ROOT}/proc"
 MOST_BYTES = 1 << 20  # of a body
 STEP_SECONDS = 0.12  # between two looks at who is asked
 
@@ -118,3 +119,22 @@ def busy(unit: str, children: int) -> bool:
 def cpu_used(unit: str) -> int | None:
     """Microseconds that all processes of a site have had until now."""
     return counted(unit, "cpu.stat")
+
+
+def master_waits(unit: str) -> int | None:
+    """How often FPM's master, the oldest process of a site, has waited for something: each second, as it looks after its
+    children, whatever they do. None while there is none."""
+    try:
+        (place,) = glob.glob(f"{SITES}/*/{glob.escape(unit)}/cgroup.procs")
+        with open(place, encoding="ascii") as source:
+            master = min(source.read().split(), key=born)
+        with open(f"{PROC}/{master}/status", encoding="utf-8", errors="replace") as source:
+            return next(int(line.split()[1]) for line in source if line.startswith("voluntary_ctxt_switches:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+
+
+def born(process: str) -> int:
+    """When a process began, in ticks since the boot."""
+    with open(f"{PROC}/{process}/stat", encoding="utf-8", errors="replace") as source:
+        return int(source.read().rpartition(")")[2].split()[19])

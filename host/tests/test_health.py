@@ -393,13 +393,13 @@ class Looking(unittest.TestCase):
                 (machine.root / "sites-a.slice/a.service/pids.current").unlink()
                 self.assertRaises(TimeoutError, health.check_fastcgi, site, mock.Mock())
 
-    def wedged(self, cpu, heard=True, pids="2\n"):
+    def wedged(self, cpu=range(99), heard=True, pids="2\n", waits=range(99), patience=1.0):
         """What is said of a site that takes a connection and never answers, and after how long. `cpu` gives what
-        its processes have used whenever they are looked at."""
+        its processes have used whenever they are looked at, `waits` how often its master has waited."""
         machine = Machine()
         self.addCleanup(machine.close)
         machine.write("/sites-a.slice/a.service/pids.current", pids)
-        used = iter(cpu)
+        used, waited = iter(cpu), iter(waits)
         looker = health.Health({})
         if heard:
             looker.quiet.heard("a.service", 1)
@@ -408,7 +408,8 @@ class Looking(unittest.TestCase):
             mock.patch.object(health, "runs", lambda unit: True),
             mock.patch.object(health.probes, "SITES", str(machine.root)),
             mock.patch.object(health.probes, "cpu_used", lambda unit: next(used)),
-            mock.patch.object(health, "SITE_SECONDS", 1.0),
+            mock.patch.object(health.probes, "master_waits", lambda unit: next(waited)),
+            mock.patch.object(health, "SITE_SECONDS", patience),
         ):
             site = {"address": "127.0.0.1", "port": held.getsockname()[1], "path": "/ping", "unit": "a.service", "children": 2}
             begun = time.monotonic()
@@ -423,11 +424,28 @@ class Looking(unittest.TestCase):
         self.assertEqual(health.WEDGED, said)
         self.assertLess(seconds, 0.5)
 
+    def test_a_site_whose_children_are_all_at_work_is_wedged_when_its_master_does_nothing(self):
+        said, seconds = self.wedged(pids="3\n", waits=[7] * 99, patience=4.0)
+        self.assertEqual(health.WEDGED, said)
+        self.assertLess(seconds, 2)
+
+    def test_a_master_is_the_oldest_process_of_its_site_whatever_its_name(self):
+        machine = Machine()
+        self.addCleanup(machine.close)
+        machine.write("/sites/sites-a.slice/a.service/cgroup.procs", "31\n4242\n")
+        for process, since, waits in (("31", 900, 5), ("4242", 800, 17)):
+            machine.write(f"/proc/{process}/stat", f"{process} (php-fpm: a) 1) S {' '.join(['0'] * 18)} {since} 0\n")
+            machine.write(f"/proc/{process}/status", f"Name:\tphp-fpm\nvoluntary_ctxt_switches:\t{waits}\nnonvoluntary_ctxt_switches:\t3\n")
+        places = {"SITES": f"{machine.root}/sites", "PROC": f"{machine.root}/proc"}
+        with mock.patch.multiple(health.probes, **places):
+            self.assertEqual([17, None], [health.probes.master_waits(unit) for unit in ("a.service", "b.service")])
+
     def test_a_site_that_is_slow_and_at_work_or_starting_or_busy_or_was_paused_once_is_not_wedged(self):
         for what, given, said in (
             ("at work", {"cpu": range(99)}, "timed out"),
             ("starting", {"cpu": [7] * 99, "heard": False}, "timed out"),
-            ("busy", {"cpu": [7] * 99, "pids": "3\n"}, ""),
+            ("busy", {"cpu": [7] * 99, "pids": "3\n", "patience": 2.0}, ""),
+            ("busy and paused", {"pids": "3\n", "waits": [*range(9), *[9] * 12, *range(9, 99)], "patience": 4.0}, ""),
             ("paused", {"cpu": [number for number in range(50) for _ in range(2)]}, "timed out"),
             ("gone", {"cpu": [None] * 99}, "timed out"),
         ):

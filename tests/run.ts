@@ -19,6 +19,10 @@ interface Suite {
   readonly count?: (output: string, report: string) => Count | undefined;
   /** Whether words after the command choose among its files. */
   readonly byFile?: boolean;
+  /** Whether it runs beside the suites after it, as it mostly waits; what it says comes when it ends. */
+  readonly beside?: boolean;
+  /** Whether it waits for those: outages of the lab's machines are measured. */
+  readonly alone?: boolean;
 }
 
 const root = path.join(__dirname, "..");
@@ -65,30 +69,31 @@ const goTest = (output: string): Count => ({
 const suites: readonly Suite[] = [
   { name: "lint", command: ["bash", "tests/lint"] },
   vitest("unit"),
-  { name: "host", command: ["bash", "tests/host"], count: unittest },
+  { name: "host", command: ["bash", "tests/host"], count: unittest, beside: true },
   { name: "toolchain", command: ["bash", "toolchain/test", "-v"], count: goTest },
   { name: "vcenter", command: ["go", "test", "-C", "lab/vcenter", "-v", "./..."], count: goTest },
   vitest("preview"),
-  vitest("lab"),
+  { ...vitest("lab"), alone: true },
 ];
 
-/** Runs one suite with its output shown; a non-zero end is never a pass, whatever was counted. */
+/** Runs one suite, with its output shown meanwhile or, of one beside others, at its end; a non-zero end is never a pass, whatever was counted. */
 async function runSuite(suite: Suite): Promise<Count> {
   const [command = "", ...args] = suite.command;
   const begun = Date.now();
-  process.stdout.write(`\n=== ${suite.name}\n`);
+  process.stdout.write(`\n=== ${suite.name}${suite.beside ? ", beside the next ones" : ""}\n`);
   let output = "";
   const status = await new Promise<number>((resolve) => {
     const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
     const take = (stream: NodeJS.WriteStream) => (data: Buffer) => {
       output += data.toString();
-      stream.write(data);
+      if (!suite.beside) stream.write(data);
     };
     child.stdout.on("data", take(process.stdout));
     child.stderr.on("data", take(process.stderr));
     child.on("error", () => resolve(127));
     child.on("close", (code) => resolve(code ?? 1));
   });
+  if (suite.beside) process.stdout.write(`\n=== what ${suite.name} said\n${output}`);
   const counted = suite.count?.(output, path.join(scratch, `${suite.name}.json`)) ?? { passed: status === 0 ? 1 : 0, failed: 0 };
   const result = status === 0 ? counted : { ...counted, failed: Math.max(counted.failed, 1) };
   const { passed, failed, skipped = 0 } = result;
@@ -114,13 +119,18 @@ function chosen(words: readonly string[]): Suite[] {
 }
 
 async function main(): Promise<void> {
-  const total = { passed: 0, failed: 0 };
+  const counts: Promise<Count>[] = [];
   const begun = Date.now();
   for (const suite of chosen(process.argv.slice(2))) {
-    const { passed, failed } = await runSuite(suite);
-    total.passed += passed;
-    total.failed += failed;
+    if (suite.alone) await Promise.all(counts);
+    const count = runSuite(suite);
+    counts.push(count);
+    if (!suite.beside) await count;
   }
+  const total = (await Promise.all(counts)).reduce((sum, { passed, failed }) => ({
+    passed: sum.passed + passed,
+    failed: sum.failed + failed,
+  }));
   fs.rmSync(scratch, { recursive: true });
   process.stdout.write(`\nall suites: ${Math.round((Date.now() - begun) / 1000)} s\n${total.passed} passed, ${total.failed} failed\n`);
   process.exitCode = total.failed === 0 ? 0 : 1;

@@ -319,13 +319,15 @@ describe("an upgrade", () => {
 
   it("that needs an outage shows maintenance and nothing worse; sessions stay", async () => {
     const config = stack({ commit: commits.outage });
-    const { seen, result } = await underLoad("upgrade with an outage", () => moodle("upgrade", config));
+    const { seen, visits, result } = await underLoad("upgrade with an outage", () => moodle("upgrade", config));
     expect(result.code, result.out + result.err).toBe(0);
     expect(result.err).toContain("an outage is needed");
     expect(await releases()).toEqual(["4.5.2"]);
     expect((await said()).database).toBe(2026010200);
     expect(Object.keys(seen.errors).filter((error) => !error.endsWith("status 503"))).toEqual([]);
     expect(seen.failed).toBeGreaterThan(0); // the twin of the next one: this load sees an outage
+    const served = visits.filter((n) => n > 0); // the maintenance page counts none
+    expect(counted(served), visits.join(" ")).toBe(true);
     const status = await moodle("status", config);
     expect(status.code, status.out + status.err).toBe(0);
   });

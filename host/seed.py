@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Makes each site's directory on the NAS and fills an empty site once.
 
-Argument: a JSON file {"directory", "sites": [{"name", "uid", "gid", "mode", "documentRoot", "quota"?, "seed"?}]}.
+Argument: a JSON file {"directory", "sites": [{"name", "uid", "gid", "mode", "documentRoot"?, "quota"?, "seed"?}]}.
 A site with a quota, in bytes, gets a btrfs volume of its own for its directory, which the quota is of.
 A seed is {"url", "sha256"} of a tar archive with one top directory, or {"files": {path: text}}.
+A site without a document root here has its directory made and nothing in it.
 A document root that exists is never touched: what is in it belongs to the site.
 
 This runs as root in trees that sites write to while it runs. So nothing below a site's directory is named by a path
@@ -146,7 +147,7 @@ def main():
     for site in wanted["sites"]:
         tree = ensure_tree(site, root)
         try:
-            if fill(site, tree):
+            if "documentRoot" in site and fill(site, tree):
                 print(f"seed: {site['name']} filled", file=sys.stderr)
         except OSError as error:
             if error.errno not in CHANGED:

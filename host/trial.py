@@ -169,7 +169,7 @@ def lacking(text: str, wanted: dict) -> list[str]:
         servers = {server for server, *_ in REAL_SERVER.findall(body)} if "lvs_method DR\n" in body else set()
         for vip, port in groups.get(name, []):
             balanced[f"{vip}:{port}"] = servers
-    addresses = " ".join(re.findall(r"virtual_ipaddress \{(.*?)\}", text, re.DOTALL))
+    addresses = " ".join(re.findall(r"virtual_ipaddress_excluded \{(.*?)\}", text, re.DOTALL))
     held = {word.partition("/")[0] for word in addresses.split()}
     found = [f"nobody would hold {vip}" for vip in wanted["vips"] if vip not in held]
     for service, servers in wanted["services"].items():

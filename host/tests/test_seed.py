@@ -66,6 +66,14 @@ class Seed(unittest.TestCase):
         self.assertEqual("hello", self.tree("app/public/www/index.php").read_text())
         self.assertEqual(UID, self.tree("app/public").stat().st_uid)
 
+    def test_a_site_whose_code_is_elsewhere_has_a_directory_and_no_document_root(self):
+        self.machine.write("/seed.json", json.dumps({"directory": str(self.sites), "sites": [
+            {"name": "moodle", "uid": UID, "gid": os.getgid(), "mode": "0710"},
+        ]}))
+        done = self.machine.run("seed.py", str(self.machine.root / "seed.json"))
+        self.assertEqual((0, ""), (done.returncode, done.stderr))
+        self.assertEqual(["sessions"], os.listdir(self.sites / "moodle"))
+
     def test_an_archive_is_filled_in_and_one_with_another_hash_fails(self):
         archive = self.machine.root / "a.tar"
         with tarfile.open(archive, "w") as out:

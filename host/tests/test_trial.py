@@ -38,6 +38,9 @@ server.serve_forever()
 """
 KEEPALIVED = """vrrp_instance fleet {{
     virtual_ipaddress {{
+        169.254.77.51/32 dev lo
+    }}
+    virtual_ipaddress_excluded {{
         {vip}/32 dev eth0
     }}
 }}

@@ -19,6 +19,7 @@ export function keepalivedPart(
 ): Partial<HostContent> {
   const config = "/etc/keepalived/fleet.conf";
   const unit = "fleet-keepalived.service";
+  const vips = [...new Set(services.map((s) => s.vip))];
   const view = {
     leaving: "/run/fleet-keepalived/leaving",
     unreached: unreachedFile,
@@ -35,7 +36,8 @@ export function keepalivedPart(
     healthPort,
     scheduler,
     peers: pair.filter((m) => m.name !== machine.name).map((m) => m.address),
-    vips: [...new Set(services.map((s) => s.vip))],
+    announced: `169.254.77.${settings.virtualRouterId}`,
+    vips,
     services: services.map((s) => ({
       name: s.name,
       sorry: s.kind === "web",
@@ -63,7 +65,7 @@ export function keepalivedPart(
     })),
   );
   // What a candidate must balance, beside the template that says how.
-  const wanted = { vips: view.vips, services: Object.fromEntries(balanced.map(({ name, servers }) => [name, servers])) };
+  const wanted = { vips, services: Object.fromEntries(balanced.map(({ name, servers }) => [name, servers])) };
   return {
     ...kernel,
     packages: ["keepalived", "ipvsadm"],
@@ -81,7 +83,7 @@ export function keepalivedPart(
     ],
     units: [{ name: unit, reload: [config], restart: [`${unitDirectory}/${unit}`], leave: true }],
     health: [{ name: "keepalived", kind: "unit", unit }],
-    vips: view.vips,
+    vips,
     services: balanced,
   };
 }

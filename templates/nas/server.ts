@@ -33,7 +33,8 @@ export function nasServerPart(sites: readonly Site[], clients: readonly NfsClien
     uid: s.uid,
     gid: wwwData,
     mode: "0710",
-    documentRoot: s.documentRoot,
+    // An application's code is on its VMs, and its directory here is for what it writes.
+    ...(s.code ? {} : { documentRoot: s.documentRoot }),
     ...(s.quotaMb === undefined ? {} : { quota: s.quotaMb * 2 ** 20 }),
     ...(s.seed ? { seed: s.seed } : {}),
   }));

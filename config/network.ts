@@ -25,6 +25,30 @@ export function prefixLength(cidr: string): number {
   return ipaddr.IPv4.parseCIDR(cidr)[1];
 }
 
+/** The same addresses in the fewest prefixes that cover them and no other: two halves of a network are that network. */
+export function fewestPrefixes(addresses: readonly string[]): string[] {
+  const numbers = addresses.map((a) =>
+    ipaddr.IPv4.parse(a)
+      .toByteArray()
+      .reduce((n, byte) => n * 256 + byte, 0),
+  );
+  return merged(new Set(numbers), 1).sort();
+}
+
+/** Networks of `size` addresses each, by their first one, and what of them makes larger ones. */
+function merged(networks: ReadonlySet<number>, size: number): string[] {
+  if (networks.size === 0) return [];
+  const whole = [...networks].filter((n) => n % (2 * size) === 0 && networks.has(n + size));
+  const halves = new Set(whole.flatMap((n) => [n, n + size]));
+  const alone = [...networks].filter((n) => !halves.has(n));
+  return [...alone.map((n) => prefix(n, size)), ...merged(new Set(whole), 2 * size)];
+}
+
+function prefix(first: number, size: number): string {
+  const address = [24, 16, 8, 0].map((shift) => (first >>> shift) & 255).join(".");
+  return size === 1 ? address : `${address}/${32 - Math.log2(size)}`;
+}
+
 /**
  * The MAC address of a VM, derived from its address so that cloud-init can name the card before
  * anything else is known of it. 00:50:56:00:00:00 to 00:50:56:3f:ff:ff is the range that VMware

@@ -1,11 +1,15 @@
 import type { Site } from "../../config/model";
+import { fewestPrefixes } from "../../config/network";
 import type { HostContent } from "../content";
 import { render } from "../render";
 import { unitFile } from "../system/system";
 
-/** What of the network a site's code meets. */
+/**
+ * What of the network a site's code meets. Few of each: the lab's kernel has room for two prefixes in a list that is made
+ * at once (four nodes, and one more for each fork; its allocator gets new ones at the next tick of the clock).
+ */
 export interface NetworkPolicy {
-  /** Networks and addresses that it may not reach. Few: the lab's kernel takes no more than two at once. */
+  /** Networks and addresses that it may not reach. */
   readonly denied: readonly string[];
   /** Addresses in them that it may reach all the same. */
   readonly allowed: readonly string[];
@@ -35,7 +39,7 @@ export function box(site: Site, network: NetworkPolicy): string {
     name: site.name,
     uid: site.uid,
     denied: ["localhost", ...network.denied],
-    allowed: network.allowed,
+    allowed: fewestPrefixes(network.allowed),
     slice: siteSlice(site),
     tmpMb: site.tmpMb,
     local: site.code !== undefined,

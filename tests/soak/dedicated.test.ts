@@ -12,7 +12,7 @@ import { Repository } from "./code";
 /* WordPress, from Debian's source archive as a Git repository, on two VMs of its own. */
 
 const host = "press.lab.test";
-const vip = relocated("10.77.0.121");
+const vip = relocated("10.77.0.4");
 const page: Page = { host, path: "/", vip, port: 443 };
 const vms = ["press1", "press2"];
 
@@ -45,7 +45,7 @@ function withPress(): string {
       vcpu: 1,
       memory: "512 MB",
       disk: "10 GB",
-      vip: "10.77.0.121",
+      vip: "10.77.0.4",
       hosts: { press1: "10.77.0.67", press2: "10.77.0.68" },
       application: {
         hosts: [host],

@@ -32,7 +32,7 @@ import { phpexec } from "./scripts";
  */
 
 const host = "moodle.lab.test";
-const vip = relocated("10.77.0.120");
+const vip = relocated("10.77.0.4");
 const page: Page = { host, path: "/index.php", vip, port: 443 };
 const load = ["get=0.2", "keep=0.2"];
 const first = ["moodle1", "moodle2", "moodle3", "moodle4"];
@@ -66,7 +66,7 @@ function withMoodle(): string {
     vcpu: 1,
     memory: "512 MB",
     disk: "10 GB",
-    vip: "10.77.0.120",
+    vip: "10.77.0.4",
     nodes: 4,
     addresses: [1, 2, 3, 4, 5, 6].map((n) => `10.77.0.6${n}`),
     application: {

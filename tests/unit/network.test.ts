@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, it } from "vitest";
-import { inNetwork, isIPv4, isNetwork, macAddress, prefixLength } from "../../config/network";
+import { fewestPrefixes, inNetwork, isIPv4, isNetwork, macAddress, prefixLength } from "../../config/network";
 import { formatMegabytes, megabytes, seconds } from "../../config/units";
 
 const address = fc.ipV4();
@@ -23,6 +23,27 @@ it("every IPv4 address is taken and nothing with a fifth part or a letter", () =
   fc.assert(fc.property(address, (a) => isIPv4(a)));
   fc.assert(fc.property(address, fc.nat(255), (a, n) => !isIPv4(`${a}.${n}`)));
   fc.assert(fc.property(address, (a) => !isIPv4(`${a}x`)));
+});
+
+it("prefixes cover the very addresses that were given, and no two of them are halves of a third", () => {
+  expect(fewestPrefixes(["10.77.0.5", "10.77.0.4", "10.77.0.100"])).toEqual(["10.77.0.100", "10.77.0.4/31"]);
+  expect(fewestPrefixes(["10.77.0.5", "10.77.0.6"])).toEqual(["10.77.0.5", "10.77.0.6"]);
+  const numbers = fc.uniqueArray(fc.integer({ min: 200, max: 280 }));
+  const text = (n: number): string => `255.20.${n >> 8}.${n & 255}`;
+  const number = (of: string): number => of.split(".").reduce((n, byte) => n * 256 + Number(byte), 0) - number0;
+  const number0 = 255 * 2 ** 24 + 20 * 2 ** 16;
+  fc.assert(
+    fc.property(numbers, (given) => {
+      const networks = fewestPrefixes(given.map(text)).map((prefix) => {
+        const [first = "", bits = "32"] = prefix.split("/");
+        return { first: number(first), size: 2 ** (32 - Number(bits)) };
+      });
+      const covered = networks.flatMap(({ first, size }) => Array.from({ length: size }, (_, i) => first + i));
+      expect(covered.sort()).toEqual([...given].sort());
+      const halves = networks.filter(({ first, size }) => networks.some((n) => n.size === size && n.first === (first ^ size)));
+      expect(halves).toEqual([]);
+    }),
+  );
 });
 
 it("two addresses of one segment never share a MAC, and each is in VMware's range for administrators", () => {

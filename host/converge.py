@@ -222,7 +222,7 @@ def problem(probe: dict, broken: list[str]) -> str:
                 words = probe["url"], probe["host"], probe["status"], probe["contains"]
                 return probes.http_problem(*words, PROBE_SECONDS)
             case "fastcgi":
-                return probes.fastcgi_problem(*place, probe["path"], probe["contains"], PROBE_SECONDS)
+                return probes.fastcgi_problem(*place, probe["path"], probe["contains"], PROBE_SECONDS, probe["site"])
             case "tcp":
                 return probes.tcp_problem(*place, PROBE_SECONDS)
             case "health":

@@ -72,20 +72,22 @@ def fastcgi_record(kind: int, content: bytes) -> bytes:
     return struct.pack("!BBHHBB", 1, kind, 1, len(content), 0, 0) + content
 
 
-def fastcgi_request(path: str) -> bytes:
-    """GET of a path: begin (responder, close after), parameters, no body."""
-    words = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": path, "SCRIPT_FILENAME": path, "REQUEST_URI": path}
+def fastcgi_request(path: str, site: str = "") -> bytes:
+    """GET of a path: begin (responder, close after), parameters, no body. A script needs its site, see guard.php."""
+    words = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": path, "SCRIPT_FILENAME": path, "REQUEST_URI": path, "FLEET_SITE": site}
     pairs = b"".join(bytes([len(key), len(value)]) + (key + value).encode() for key, value in words.items())
     begin = fastcgi_record(1, struct.pack("!HB5x", 1, 0))
     return begin + fastcgi_record(4, pairs) + fastcgi_record(4, b"") + fastcgi_record(5, b"")
 
 
-def fastcgi_answer(address: str, port: int, path: str, seconds: float, hopeless: Callable[[], bool] = lambda: False) -> str:
+def fastcgi_answer(
+    address: str, port: int, path: str, seconds: float, hopeless: Callable[[], bool] = lambda: False, site: str = ""
+) -> str:
     """What a GET of a path gives, headers and all. Asked from 127.0.0.1 even to a VIP of this machine, so that
     listen.allowed_clients needs no VIP. `hopeless` is asked every STEP_SECONDS until the answer begins."""
     answer, limit = b"", time.monotonic() + seconds
     with socket.create_connection((address, port), seconds, ("127.0.0.1", 0)) as connection:
-        connection.sendall(fastcgi_request(path))
+        connection.sendall(fastcgi_request(path, site))
         while not select.select([connection], [], [], STEP_SECONDS)[0]:
             if time.monotonic() >= limit or hopeless():
                 raise TimeoutError("timed out")
@@ -94,8 +96,8 @@ def fastcgi_answer(address: str, port: int, path: str, seconds: float, hopeless:
     return answer.decode("utf-8", "replace")
 
 
-def fastcgi_problem(address: str, port: int, path: str, contains: str, seconds: float) -> str:
-    answer = fastcgi_answer(address, port, path, seconds)
+def fastcgi_problem(address: str, port: int, path: str, contains: str, seconds: float, site: str = "") -> str:
+    answer = fastcgi_answer(address, port, path, seconds, site=site)
     if not answer:
         return "no answer"
     return "" if contains in answer else f"the answer does not contain {contains!r}"

@@ -29,7 +29,7 @@ class Answers(Handler):
 
 
 class Ping(socketserver.BaseRequestHandler):
-    """Answers "pong <peer>" and how many have asked to a FastCGI request for /ping; anything else gets no answer."""
+    """Answers "pong <peer>", the site and how many have asked to a FastCGI request for /ping; anything else gets no answer."""
 
     def handle(self):
         asked = b""
@@ -37,7 +37,8 @@ class Ping(socketserver.BaseRequestHandler):
             asked += self.request.recv(4096)
         if b"/ping" in asked:
             self.server.connections += 1
-            body = f"Status: 200\r\n\r\npong {self.client_address[0]}\naccepted conn:  {self.server.connections}\n".encode()
+            site = asked.partition(b"FLEET_SITE")[2].partition(b"\x01\x04")[0].decode()  # the last of the parameters
+            body = f"Status: 200\r\n\r\npong {self.client_address[0]}\nsite {site}\naccepted conn:  {self.server.connections}\n".encode()
             self.request.sendall(struct.pack("!BBHHBB", 1, 6, 1, len(body), 0, 0) + body)
             self.request.sendall(struct.pack("!BBHHBB", 1, 3, 1, 8, 0, 0) + bytes(8))
 

@@ -493,6 +493,11 @@ class Probing(OnAMachine):
         self.assertEqual(0, self.probe(**asked, path="/ping", contains="pong 127.0.0.1").returncode)
         self.assertIn("no answer", self.probe(**asked, path="/other", contains="pong").stderr)
 
+    def test_fastcgi_says_whose_script_it_asks_for(self):
+        asked = {"kind": "fastcgi", "address": "127.0.0.1", "port": fastcgi_server(self), "path": "/ping"}
+        self.assertEqual(0, self.probe(**asked, site="wiki", contains="site wiki\n").returncode)
+        self.assertEqual(1, self.probe(**asked, site="blog", contains="site wiki\n").returncode)
+
     def test_a_site_that_slept_sleeps_again_when_it_was_proved_and_one_that_ran_runs_on(self):
         for state, expected in (("inactive", ["stop -- a.service"]), ("active", [])):
             self.machine.write("/units/a.service", f"{state}\n")

@@ -101,8 +101,17 @@ async function upgradeDatabase(moodle: Moodle, outage: boolean): Promise<boolean
 /** Cron goes on and maintenance mode ends, as far as they were changed; whether both went well. */
 async function reopen(moodle: Moodle): Promise<boolean> {
   const cron = moodle.cron ? await moodle.script("live", scripts.cron, "--enable") : 0;
-  const maintenance = await moodle.script("live", scripts.maintenance, "--disable");
-  return cron === 0 && maintenance === 0;
+  return (await leaveMaintenance(moodle)) === 0 && cron === 0;
+}
+
+/**
+ * Maintenance mode ends; the exit status of that. A node that has shown the page would show it for up to a minute more,
+ * as long as it remembers what is on the NAS. So each of them is asked to remove the file, and learns that it is gone.
+ */
+async function leaveMaintenance(moodle: Moodle): Promise<number> {
+  const status = await moodle.script("live", scripts.maintenance, "--disable");
+  if (status === 0) await moodle.everywhere("live", scripts.maintenance, "--disable");
+  return status;
 }
 
 /** Resources of the tier by their type below the component, and name. */
@@ -231,9 +240,10 @@ export function moodleCommand(): Command {
   ).action((options: StackOptions) => exit(upgrade(new Cluster(options))));
   verb("maintenance", "show Moodle's maintenance page, or end that")
     .addArgument(new Argument("<state>").choices(["on", "off"]))
-    .action((state: string, options: StackOptions) =>
-      exit(new Cluster(options).script("live", scripts.maintenance, state === "on" ? "--enable" : "--disable")),
-    );
+    .action((state: string, options: StackOptions) => {
+      const cluster = new Cluster(options);
+      return exit(state === "on" ? cluster.script("live", scripts.maintenance, "--enable") : leaveMaintenance(cluster));
+    });
   verb("purge", "empty Moodle's caches").action((options: StackOptions) => exit(new Cluster(options).script("live", scripts.purge)));
   verb(
     "status",

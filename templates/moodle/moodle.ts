@@ -28,8 +28,8 @@ export function moodleConfig(site: Site, { database }: NonNullable<Application["
 }
 
 /** Refuses other code while Moodle says that its database must be upgraded for it. What cannot be asked is no refusal. */
-export function pendingCheck(site: Site, path: string): Check {
-  const script = 'if "$@"; then exit 0; fi; [ $? != 2 ] || { echo "upgrade it first: npm run fleet -- moodle upgrade"; exit 1; }';
+export function pendingCheck(site: Pick<Site, "name">, path: string): Check {
+  const script = '"$@"; [ $? != 2 ] || { echo "upgrade it first: npm run fleet -- moodle upgrade"; exit 1; }';
   // In the site's box, by the code that the candidate names.
   const ask = ["/usr/bin/python3", "-IB", `${programDirectory}/phpexec.py`, site.name, "admin/cli/upgrade.php", "--is-pending"];
   return { name: `the database of ${site.name} is of this code`, argv: ["/bin/sh", "-c", script, "sh", ...ask], paths: [path] };

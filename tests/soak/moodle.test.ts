@@ -353,6 +353,9 @@ describe("an upgrade", () => {
     expect((await said()).database).toBe(2026010300);
     expect(seen.failed, seen.failures.join("; ")).toBe(0);
     const back = stack({ commit: commits.none });
+    const taken = await underLoad("the commit is taken back", () => pulumi(["up", "--yes", "--skip-preview"], undefined, back));
+    expect(taken.result.code, taken.result.out + taken.result.err).toBe(0);
+    expect(taken.seen.failed, taken.seen.failures.join("; ")).toBe(0);
     expect((await moodle("status", back)).code).toBe(0);
     expect((await pulumi(["preview", "--expect-no-changes"], undefined, back)).code).toBe(0);
   });

@@ -1,8 +1,10 @@
+import { spawnSync } from "node:child_process";
 import { describe, expect, it } from "vitest";
 import type { Answer } from "../../cli/ask";
 import { bringTargets, nodeTrouble, switchTargets, upgrade, type Moodle } from "../../cli/moodle";
 import type { About } from "../../cli/phpexec";
 import type { FleetMachine } from "../../cli/stack";
+import { pendingCheck } from "../../templates/moodle/moodle";
 
 const cli = "admin/cli";
 
@@ -43,7 +45,9 @@ class Noted implements Moodle {
 const asked = "new upgrade.php --is-maintenance-required";
 const rebuilt = "every new alternative_component_cache.php --rebuild";
 const [stopped, started] = ["live cron.php --disable-wait=600", "live cron.php --enable"];
-const [closed, opened] = ["live maintenance.php --enable", "live maintenance.php --disable"];
+const closed = "live maintenance.php --enable";
+/** Once, and then on every node, which may remember the page. */
+const opened = ["live maintenance.php --disable", "every live maintenance.php --disable"];
 const purged = "live purge_caches.php";
 const known = "live upgrade.php --is-pending";
 const upgraded = "new upgrade.php --non-interactive";
@@ -57,19 +61,19 @@ describe("an upgrade goes in the documented order", () => {
   it("with an outage, where Moodle says that one is needed", async () => {
     const { status, steps } = await run(new Noted({ [asked]: 2 }));
     expect(status).toBe(0);
-    expect(steps).toEqual(["bring", asked, rebuilt, stopped, closed, upgraded, "switch", purged, started, opened]);
+    expect(steps).toEqual(["bring", asked, rebuilt, stopped, closed, upgraded, "switch", purged, started, ...opened]);
   });
 
   it("without one, where Moodle says that none is: the site is never closed", async () => {
     const { status, steps } = await run(new Noted({ [asked]: 3 }));
     expect(status).toBe(0);
-    expect(steps).toEqual(["bring", asked, rebuilt, stopped, `${upgraded} --maintenance=0`, "switch", purged, started, opened]);
+    expect(steps).toEqual(["bring", asked, rebuilt, stopped, `${upgraded} --maintenance=0`, "switch", purged, started, ...opened]);
   });
 
   it("with the switch alone, where the database is of the new code already", async () => {
     const { status, steps } = await run(new Noted({ [asked]: 0 }));
     expect(status).toBe(0);
-    expect(steps).toEqual(["bring", asked, rebuilt, "switch", purged, started, opened]);
+    expect(steps).toEqual(["bring", asked, rebuilt, "switch", purged, started, ...opened]);
   });
 
   it("and leaves a cron alone that is not the fleet's", async () => {
@@ -82,8 +86,8 @@ describe("an upgrade that fails leaves the old code serving, and says so", () =>
   it.each([
     ["Moodle cannot say what is needed", { [asked]: 1 }, [asked]],
     ["a node cannot rebuild its component cache", { [asked]: 2, [rebuilt]: 1 }, [asked, rebuilt]],
-    ["cron goes on", { [asked]: 2, [stopped]: 1 }, [asked, rebuilt, stopped, started, opened]],
-    ["maintenance mode is refused", { [asked]: 2, [closed]: 1 }, [asked, rebuilt, stopped, closed, started, opened]],
+    ["cron goes on", { [asked]: 2, [stopped]: 1 }, [asked, rebuilt, stopped, started, ...opened]],
+    ["maintenance mode is refused", { [asked]: 2, [closed]: 1 }, [asked, rebuilt, stopped, closed, started, ...opened]],
   ])("%s", async (_, answers, expected) => {
     const { status, steps, last } = await run(new Noted(answers));
     expect(status).toBe(1);
@@ -94,7 +98,7 @@ describe("an upgrade that fails leaves the old code serving, and says so", () =>
   it("upgrade.php fails and the old code knows the database: it is opened again", async () => {
     const { status, steps, last } = await run(new Noted({ [asked]: 2, [upgraded]: 1 }));
     expect(status).toBe(1);
-    expect(steps.slice(5)).toEqual([upgraded, known, started, opened]);
+    expect(steps.slice(5)).toEqual([upgraded, known, started, ...opened]);
     expect(last).toBe("upgrade.php of the new code failed (exit 1); the old code knows the database and serves on");
   });
 
@@ -110,7 +114,20 @@ describe("an upgrade that fails leaves the old code serving, and says so", () =>
     expect([outage.status, outage.steps.slice(-2)]).toEqual([1, [upgraded, "switch"]]);
     expect(outage.last).toContain("maintenance mode stays on. Correct what failed and run this again");
     const none = await run(new Noted({ [asked]: 3 }, true, false));
-    expect([none.status, none.steps.slice(-3)]).toEqual([1, ["switch", started, opened]]);
+    expect([none.status, none.steps.slice(-4)]).toEqual([1, ["switch", started, ...opened]]);
+  });
+});
+
+describe("other code is refused", () => {
+  it.each([
+    ["while Moodle says that an upgrade is pending", 2, 1],
+    ["never, where none is", 0, 0],
+    ["never, where Moodle cannot say", 1, 0],
+  ])("%s", (_, answer, expected) => {
+    const { argv } = pendingCheck({ name: "moodle" }, "/etc/fleet/php/moodle/health.php");
+    const ask = argv.indexOf("/usr/bin/python3");
+    const [shell = "", ...words] = [...argv.slice(0, ask), "/bin/sh", "-c", `exit ${answer}`];
+    expect(spawnSync(shell, words).status).toBe(expected);
   });
 });
 

@@ -77,7 +77,7 @@ function configPart(machine: Machine, application: Application, fleet: Fleet): P
   const config = `${directory}/config.php`;
   // It names the code, so FPM begins anew with other code, and what is asked for a change of it is asked.
   const health = `${directory}/health.php`;
-  const view = { tree: treeOf(site), directory, local: localDirectory(site) };
+  const view = { tree: treeOf(site), directory, local: localDirectory(site), uid: site.uid };
   const [build] = buildsOn(machine, application.builds);
   if (!build) throw new Error(`${name} has no PHP of ${machine.debian}`);
   const unit = `${siteUnit(site)}.service`;
@@ -85,6 +85,7 @@ function configPart(machine: Machine, application: Application, fleet: Fleet): P
     files: [
       { path: config, ...own, text: moodle ? moodleConfig(site, moodle, fleet.config.redis) : (configText ?? "<?php\n") },
       { path: health, ...own, text: render(__dirname, "health.php", view) },
+      { path: `/etc/tmpfiles.d/fleet-${name}.conf`, text: render(__dirname, "tmpfiles.conf", view) },
     ],
     secrets: [{ path: `${directory}/secrets.php`, ...own, secret: applicationSecret(application) }],
     checks: [

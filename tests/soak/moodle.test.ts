@@ -193,7 +193,14 @@ const elsewhere = [
 const moodle = (verb: string, config: string, ...words: string[]): Promise<Outcome> =>
   fleet("moodle", verb, ...words, "--config-file", config);
 
+/** What the application has outside of its VMs, be it of a run that was cut short. */
+const forgetData = async (): Promise<void> => {
+  await on("nas1", "sudo sh -c 'rm -rf /srv/fleet/sites/moodle/*'");
+  await on("annex", 'for table in config visit cron; do echo "DROP TABLE IF EXISTS mdl_$table;"; done | sudo mariadb moodle');
+};
+
 beforeAll(async () => {
+  await forgetData();
   repository.publish();
   const up = await run("bash", ["lab/lab", "up", "--config", withMoodle()], {}, root);
   expect(up.code, up.out + up.err).toBe(0);
@@ -202,8 +209,8 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   const { code, out, err } = await run("bash", ["lab/lab", "up"], {}, root);
+  await forgetData();
   await on("nas1", "sudo rm -rf /srv/fleet/sites/moodle");
-  await on("annex", 'for table in config visit cron; do echo "DROP TABLE IF EXISTS mdl_$table;"; done | sudo mariadb moodle');
   repository.remove();
   expect(code, out + err).toBe(0);
 });

@@ -229,8 +229,9 @@ describe("Moodle", () => {
         .files.map((f) => f.text)
         .join("");
     };
+    expect(fleet.reachable).toContain("10.20.0.6");
     expect(fleet.reachable).not.toContain("10.20.0.7");
-    expect(text("moodle")).toContain("IPAddressAllow=10.20.0.7\n");
+    expect(text("moodle")).toContain("IPAddressAllow=10.20.0.6/31\n");
     expect(text("moodle")).not.toContain("IPAddressAllow=10.20.0.31");
   });
 });

@@ -16,7 +16,8 @@ if (!defined('IGNORE_COMPONENT_CACHE')) {
         file_put_contents($CFG->alternative_component_cache, app_components());
     }
     if (file_get_contents($CFG->alternative_component_cache) !== app_components()) {
-        fwrite(STDERR, "Outdated component cache file, can not continue\n");
+        error_log('Outdated component cache file, can not continue');
+        http_response_code(500);
         exit(1);
     }
 }

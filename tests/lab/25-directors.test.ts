@@ -33,7 +33,7 @@ describe("the live director is stunned", () => {
 describe("a PHP VM whose FPM takes connections and does nothing", () => {
   afterEach(() => signalSites("php1", "CONT"));
 
-  it("is out of the balancing within 5 s, also where all its children are at work, and comes back by itself", async () => {
+  it("is out of the balancing within 6 s, also where all its children are at work, and comes back by itself", async () => {
     await settled();
     const awake = new Set<string>();
     await until(async () => awake.add((await status()).host).size === 2, 60, "the status site runs on both PHP VMs");
@@ -48,7 +48,8 @@ describe("a PHP VM whose FPM takes connections and does nothing", () => {
     process.stdout.write(
       `\nwedged FPM: out of the balancing after ${out.toFixed(2)} s, failed ${seen.failed} of ${seen.sent} ${JSON.stringify(seen.errors)}\n`,
     );
-    expect(out).toBeLessThanOrEqual(5); // 3, where a child is to spare
+    // A look (1 s), 13 looks at the master (1.6 s), the directors' check and its second try (2 s), and the lab's own time.
+    expect(out).toBeLessThanOrEqual(6);
     await settled();
   });
 });

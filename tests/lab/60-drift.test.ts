@@ -20,9 +20,9 @@ async function drift(): Promise<{ code: number; found: string[]; all: Difference
 }
 
 const everywhere = (command: string): Promise<string[]> => Promise.all(vms.map((vm) => on(vm, command)));
-/** Files and directories of the root file system changed since the mark, but for what sshd, sudo and the journal write. */
+/** Files and directories of the root file system changed since the mark, but for what sshd, sudo, the journal and the NFS server's list of clients write. */
 const writtenSince =
-  "sudo find / -xdev \\( -path /var/log -o -path /tmp -o -path /var/tmp -o -path /run -o -path /var/lib/systemd/timers \\) -prune -o -newer /run/fleet/mark -print";
+  "sudo find / -xdev \\( -path /var/log -o -path /tmp -o -path /var/tmp -o -path /run -o -path /var/lib/systemd/timers -o -path /var/lib/nfs/nfsdcld \\) -prune -o -newer /run/fleet/mark -print";
 // By sshd's own word: the process is in the session's unit before the journal asks where it is.
 const sessions = "sudo journalctl --sync; sudo journalctl --quiet --identifier sshd --grep 'Accepted publickey' --output cat | wc -l";
 // The look for quiet sites comes every minute, whatever else happens.

@@ -96,7 +96,7 @@ def fastcgi_answer(
     return answer.decode("utf-8", "replace")
 
 
-def fastcgi_problem(address: str, port: int, path: str, contains: str, seconds: float, site: str = "") -> str:
+def fastcgi_problem(address: str, port: int, path: str, contains: str, seconds: float, site: str) -> str:
     answer = fastcgi_answer(address, port, path, seconds, site=site)
     if not answer:
         return "no answer"

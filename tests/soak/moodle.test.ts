@@ -195,7 +195,7 @@ const moodle = (verb: string, config: string, ...words: string[]): Promise<Outco
 
 /** What the application has outside of its VMs, be it of a run that was cut short. */
 const forgetData = async (): Promise<void> => {
-  await on("nas1", "sudo sh -c 'rm -rf /srv/fleet/sites/moodle/*'");
+  await on("nas1", "sudo rm -rf /srv/fleet/sites/moodle");
   await on("annex", 'for table in config visit cron; do echo "DROP TABLE IF EXISTS mdl_$table;"; done | sudo mariadb moodle');
 };
 
@@ -210,7 +210,6 @@ beforeAll(async () => {
 afterAll(async () => {
   const { code, out, err } = await run("bash", ["lab/lab", "up"], {}, root);
   await forgetData();
-  await on("nas1", "sudo rm -rf /srv/fleet/sites/moodle");
   repository.remove();
   expect(code, out + err).toBe(0);
 });

@@ -30,8 +30,8 @@ it("prefixes cover the very addresses that were given, and no two of them are ha
   expect(fewestPrefixes(["10.77.0.5", "10.77.0.6"])).toEqual(["10.77.0.5", "10.77.0.6"]);
   const numbers = fc.uniqueArray(fc.integer({ min: 200, max: 280 }));
   const text = (n: number): string => `255.20.${n >> 8}.${n & 255}`;
-  const number = (of: string): number => of.split(".").reduce((n, byte) => n * 256 + Number(byte), 0) - number0;
-  const number0 = 255 * 2 ** 24 + 20 * 2 ** 16;
+  const lowest = 255 * 2 ** 24 + 20 * 2 ** 16; // 255.20.0.0, where numbers of 32 bits with a sign are negative
+  const number = (of: string): number => of.split(".").reduce((n, byte) => n * 256 + Number(byte), 0) - lowest;
   fc.assert(
     fc.property(numbers, (given) => {
       const networks = fewestPrefixes(given.map(text)).map((prefix) => {

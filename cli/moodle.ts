@@ -20,6 +20,9 @@ const scripts = {
 /** Seconds for which an upgrade waits for the tasks of cron. */
 const cronSeconds = 600;
 
+/** Instead of an exit status: how the script ended is not known, and it may have gone on for a moment. */
+const lost = -1;
+
 /** Whose scripts are run: the code that serves, or that which shall. */
 type Tree = "live" | "new";
 
@@ -29,7 +32,7 @@ export interface Moodle {
   readonly cron: boolean;
   /** Installs the new code on every node, beside what serves. @throws CliError */
   bring(): Promise<void>;
-  /** A script on one node; its exit status. */
+  /** A script on one node; its exit status, or -1 where that is not known. */
   script(tree: Tree, ...words: string[]): Promise<number>;
   /** A script on every node; whether all of them ended with 0. */
   everywhere(tree: Tree, ...words: string[]): Promise<boolean>;
@@ -87,13 +90,17 @@ async function upgradeDatabase(moodle: Moodle, outage: boolean): Promise<boolean
   }
   const status = await moodle.script("new", scripts.upgrade, "--non-interactive", ...(outage ? [] : ["--maintenance=0"]));
   if (status === 0) return true;
+  const state = outage ? "maintenance mode stays on" : "the old code serves, though the database may no longer be its own";
+  const ways = "correct the code and run this again, or restore the database and then: npm run fleet -- moodle maintenance off";
+  if (status === lost) {
+    moodle.say(`how upgrade.php of the new code ended is not known; no node was changed, ${state}: run this again`);
+    return false;
+  }
   const fits = (await moodle.script("live", scripts.upgrade, "--is-pending")) === 0;
   if (fits && (await reopen(moodle))) {
     moodle.say(`upgrade.php of the new code failed (exit ${status}); the old code knows the database and serves on`);
     return false;
   }
-  const state = outage ? "maintenance mode stays on" : "the old code serves, though the database is no longer its own";
-  const ways = "correct the code and run this again, or restore the database and then: npm run fleet -- moodle maintenance off";
   moodle.say(`upgrade.php of the new code failed (exit ${status}) in the middle; no node was changed, ${state}: ${ways}`);
   return false;
 }
@@ -165,8 +172,14 @@ class Cluster implements Moodle {
   }
 
   async script(tree: Tree, ...words: string[]): Promise<number> {
-    const { machine } = vmFor(this.site, await this.ask(), 0);
-    return this.on(machine, tree, words);
+    const answers = await this.ask();
+    try {
+      return await this.on(vmFor(this.site, answers, 0).machine, tree, words);
+    } catch (error) {
+      if (!(error instanceof CliError)) throw error;
+      this.say(`${words.join(" ")}: ${error.message}`); // what was begun before is ended, or told
+      return lost;
+    }
   }
 
   async everywhere(tree: Tree, ...words: string[]): Promise<boolean> {
@@ -196,7 +209,7 @@ class Cluster implements Moodle {
       });
     } catch (error) {
       this.say(`${machine.name}: ${(error as Error).message}`);
-      return 255;
+      return lost;
     } finally {
       out?.end();
       err?.end();

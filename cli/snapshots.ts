@@ -9,7 +9,7 @@ import { addressesOf, CliError, contentOf, stackFileOf } from "./stack";
 
 /** What a NAS VM says of itself; sizes are bytes. */
 export interface NasStatus {
-  /** The last hourly run; null where there was none since the VM's boot. */
+  /** The last hourly run; null where there was none yet. */
   readonly last: { readonly ended: number; readonly newest: string | null; readonly problems: readonly string[] } | null;
   /** Sites with a quota; `used` is null where the quota is not in force. */
   readonly quotas: readonly { readonly site: string; readonly used: number | null; readonly quota: number }[];

@@ -27,7 +27,7 @@ export function stubText(name: string, path: string): string {
     "<?php",
     "// Added by the fleet program. The code is the same on every machine; its configuration is the machine's.",
     `$fleet = ['code' => ${code}] + (require '${directory}/secrets.php');`,
-    `require '${directory}/config.php';`,
+    `return require '${directory}/config.php';`,
     "",
   ].join("\n");
 }

@@ -146,20 +146,33 @@ def export(repository: str, commit: str, directory: str) -> str:
 # --- what is made of it ----------------------------------------------------------------------
 
 
+def leads_out(directory: str, place: str) -> bool:
+    """Whether links of the repository lead a path out of the code. Root writes there, for every machine."""
+    top = os.path.realpath(directory)
+    return os.path.commonpath([top, os.path.realpath(place)]) != top
+
+
+def within(directory: str, path: str) -> str:
+    place = f"{directory}/{path}"
+    if leads_out(directory, os.path.dirname(place)):
+        raise Failed(f"the code has a link on the way to {path}, which leads out of it: remove the link")
+    return place
+
+
 def furnish(wanted: dict, directory: str) -> None:
     """Add the stub, and the links to what the application writes."""
     root = f"{directory}/{wanted['documentRoot']}".rstrip("/")
-    if not os.path.isdir(root):
+    if not os.path.isdir(root) or leads_out(directory, root):
         raise Failed(f"the code has no directory {wanted['documentRoot']}: correct documentRoot")
     if stub := wanted.get("stub"):
-        place = f"{directory}/{stub['path']}"
+        place = within(directory, stub["path"])
         if os.path.lexists(place):
             raise Failed(f"the code has a {stub['path']} of its own: a configuration does not belong into the repository")
         os.makedirs(os.path.dirname(place), exist_ok=True)
         with open(place, "w", encoding="utf-8") as out:
             out.write(stub["text"])
     for path in wanted["writable"]:
-        place = f"{directory}/{path}"
+        place = within(directory, path)
         if os.path.isdir(place) and not os.path.islink(place):
             shutil.rmtree(place)
         elif os.path.lexists(place):

@@ -28,7 +28,6 @@ import glob
 import json
 import os
 import re
-import shutil
 import signal
 import stat
 import subprocess
@@ -40,7 +39,7 @@ ROOT = os.environ.get("FLEET_ROOT", "").rstrip("/")  # tests: a directory that s
 DISK = f"{ROOT}/srv/fleet"
 SITES, PLACE = f"{DISK}/sites", f"{DISK}/snapshots"
 SETTINGS, SEED = f"{ROOT}/etc/fleet/snapshots.json", f"{ROOT}/etc/fleet/seed.json"
-RUN = f"{ROOT}/run/fleet-snapshots"
+RUN, KNOWN = f"{ROOT}/run/fleet-snapshots", f"{ROOT}/var/lib/fleet-snapshots"
 FORM = "%Y%m%dT%H%M%SZ"
 NAME = re.compile(r"(\d{8}T\d{6}Z)(-hand)?")  # `-hand`: somebody asked for it
 SITE = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -48,7 +47,7 @@ VOLUME_INODE, TOP_VOLUME = 256, "5"  # of the top directory of every btrfs volum
 SIDE, TREE, PLAN = ".fleet-restore", "tree", "plan.json"
 # What a whole tree comes back without: what the fleet keeps there, and the sessions of visitors, of whom some have
 # logged out since.
-LEFT = re.compile(r"\.fleet.*|\.seed-.*|\.replaced-.*|sessions")
+LEFT = re.compile(r"\.fleet.*|\.seed|\.replaced-.*|sessions")
 EXCHANGE, NO_REPLACE = 2, 1  # of renameat2
 BLOCK, TELL_SECONDS = 1 << 20, 5.0
 STOPS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -60,6 +59,11 @@ class Refused(Exception):
 
 class Failed(Exception):
     """A step did not succeed."""
+
+
+# What may go wrong with one site or snapshot and is no reason to leave the others out: a plan that was half written, a
+# program that failed, a tree that is deeper than a walk can go.
+TROUBLE = (OSError, Failed, ValueError, RecursionError, subprocess.SubprocessError)
 
 
 def say(text: str) -> None:
@@ -204,30 +208,25 @@ def tree_of(name: str, site: str) -> str | None:
 
 def hourly(now: float) -> dict:
     """What the timer does. A snapshot that fails is told, and takes none of the others with it."""
-    problems, made, gone = [], None, []
-    for site in live_sites():
-        try:
-            finish(site)
-        except (OSError, Failed) as error:
-            problems.append(f"{site}: {error}")
+    problems, made, gone = finish_all(), None, []
     with place_lock():
         try:
             sweep()
             hour = time.strftime(FORM, time.gmtime(now))[:11]
             if not any(name.startswith(hour) and not name.endswith("-hand") for name in names()):
                 made = make(now)
-        except (OSError, Failed) as error:
+        except TROUBLE as error:
             problems.append(str(error))
         stay = kept(names(), read(SETTINGS)["keep"])
         for name in names():
             try:
                 if name not in stay and name != made and remove(name):
                     gone.append(name)
-            except (OSError, Failed) as error:
+            except TROUBLE as error:
                 problems.append(f"{name} could not be removed: {error}")
         try:
             tidy_counts()
-        except Failed as error:
+        except TROUBLE as error:
             problems.append(str(error))
     report = {
         "ended": int(time.time()),
@@ -236,11 +235,22 @@ def hourly(now: float) -> dict:
         "newest": (names() or [None])[-1],
         "problems": problems,
     }
-    os.makedirs(RUN, exist_ok=True)
-    with open(f"{RUN}/last.json.part", "w", encoding="utf-8") as out:
+    os.makedirs(KNOWN, exist_ok=True)
+    with open(f"{KNOWN}/last.json.part", "w", encoding="utf-8") as out:
         json.dump(report, out)
-    os.replace(f"{RUN}/last.json.part", f"{RUN}/last.json")
+    os.replace(f"{KNOWN}/last.json.part", f"{KNOWN}/last.json")
     return report
+
+
+def finish_all() -> list[str]:
+    """Goes on with every restore that was cut short; what went wrong, which keeps no other site from its own."""
+    problems = []
+    for site in live_sites():
+        try:
+            finish(site)
+        except TROUBLE as error:
+            problems.append(f"{site}: {error or type(error).__name__}")
+    return problems
 
 
 # --- quotas -----------------------------------------------------------------------------------
@@ -273,9 +283,14 @@ def tidy_counts() -> None:
                 btrfs("quota", "rescan", DISK)
 
 
+def quotas() -> dict[str, int]:
+    """Bytes that each site with a quota may use."""
+    return {site["name"]: site["quota"] for site in read(SEED)["sites"] if site.get("quota")}
+
+
 def used() -> list[dict]:
     """Of each site with a quota: bytes that it uses and may use; `used` is null where its quota is not in force."""
-    wanted = {site["name"]: site["quota"] for site in read(SEED)["sites"] if site.get("quota")}
+    wanted = quotas()
     if not wanted:
         return []
     counts, paths = counted(), volumes()
@@ -284,9 +299,9 @@ def used() -> list[dict]:
 
 def status() -> dict:
     try:
-        last = read(f"{RUN}/last.json")
+        last = read(f"{KNOWN}/last.json")
     except (OSError, ValueError):
-        last = None  # none since the machine booted
+        last = None  # there was none yet
     about = os.statvfs(DISK)
     sizes = {"free": about.f_bavail * about.f_frsize, "size": about.f_blocks * about.f_frsize}
     return {"last": last, "quotas": used(), **sizes}
@@ -500,7 +515,11 @@ def carry_out(base: int, side: int, plan: dict) -> None:
 def finish(site: str) -> str | None:
     """Goes on with a restore of the site that was cut short, or clears its copy away; None where there is none."""
     with site_lock(site) as ours:
-        return finish_locked(site) if ours else None
+        if not ours:
+            return None
+        done = finish_locked(site)
+        limit(site)  # which a restore that was killed has left off
+        return done
 
 
 def finish_locked(site: str) -> str | None:
@@ -515,10 +534,36 @@ def finish_locked(site: str) -> str | None:
                     carry_out(base, side, plan)
                 said = f"{site}: went on with the restore from {shown(plan['name'])} that was cut short; what was live is in {plan['kept']}"
             else:
-                shutil.rmtree(SIDE, dir_fd=base)
+                clear(SIDE, base)
                 said = f"{site}: cleared away what a restore left that was cut short before anything was exchanged"
         say(said)
         return said
+
+
+def clear(name: str, base: int) -> None:
+    """Removes a directory of root's, however deep it is."""
+    subprocess.run(["rm", "-rf", "--", f"/proc/self/fd/{base}/{name}"], pass_fds=(base,), check=True)
+
+
+def limit(site: str, counts: bool = True) -> bool:
+    """Has the site's quota count or not; whether it has one that can."""
+    path = f"{SITES}/{site}"
+    quota = quotas().get(site)
+    if quota is None or not is_volume(path):
+        return False
+    btrfs("qgroup", "limit", str(quota) if counts else "none", path)
+    return True
+
+
+@contextlib.contextmanager
+def unlimited(site: str):
+    """A site that is full comes back too: its quota does not count for the copy that takes the place of what it has."""
+    limited = limit(site, counts=False)
+    try:
+        yield
+    finally:
+        if limited:
+            limit(site)
 
 
 @contextlib.contextmanager
@@ -565,6 +610,7 @@ def restore(site: str, at: str | None, path: str | None, now: float) -> dict:
             wanted = sorted(entry for entry in os.listdir(there) if not LEFT.fullmatch(entry))
             leaving = sorted(entry for entry in os.listdir(parent) if not LEFT.fullmatch(entry) and entry not in wanted)
         tell(f"{site}: copying {path or 'everything'} as it was at {shown(name)}")
+        stack.enter_context(unlimited(site))
         os.mkdir(SIDE, 0o700, dir_fd=base)
         try:
             side = stack.enter_context(open_side(base))
@@ -591,7 +637,7 @@ def restore(site: str, at: str | None, path: str | None, now: float) -> dict:
                 write_plan(side, plan)
                 carry_out(base, side, plan)
         except BaseException:
-            with contextlib.suppress(OSError, Failed):
+            with contextlib.suppress(*TROUBLE):
                 finish_locked(site)
             raise
     where = f"/srv/fleet/sites/{site}/{keeping}" if replaced else None
@@ -626,6 +672,7 @@ def obey(order: dict) -> object:
 def main() -> int:
     words = sys.argv[1:]
     os.umask(0o022)
+    sys.setrecursionlimit(5000)  # more directories than a path can name
     for number in STOPS:
         signal.signal(number, lambda *_: sys.exit(1))  # an exception: what was begun is cleared away
     try:
@@ -636,9 +683,10 @@ def main() -> int:
             print(json.dumps(report))
             return 1 if report["problems"] else 0
         if words == ["finish"]:
-            for site in live_sites() if os.path.isdir(SITES) else []:
-                finish(site)
-            return 0
+            problems = finish_all() if os.path.isdir(SITES) else []
+            for problem in problems:
+                say(problem)
+            return 1 if problems else 0
         if words == ["status"]:
             print(json.dumps(status()))
             return 0
@@ -650,8 +698,8 @@ def main() -> int:
     except Refused as refused:
         say(str(refused))
         return 2
-    except (OSError, Failed) as error:
-        say(str(error))
+    except TROUBLE as error:
+        say(str(error) or type(error).__name__)
         return 1
 
 

@@ -104,6 +104,19 @@ class OnABuilder(unittest.TestCase):
         self.assertIn(f"tag v1 of {self.repository} is commit {self.first}", self.ask(1, artefact="shop-ff", commit=second, tag="v1"))
         self.assertIn("is not there", self.ask(1, artefact="shop-ff", commit=second, tag="v9"))
 
+    def test_a_link_of_the_repository_leads_nobody_out_of_the_code(self):
+        outside = self.machine.root / "outside"
+        outside.mkdir()
+        os.symlink(outside, f"{self.repository}/content")
+        os.symlink("inside", f"{self.repository}/near")
+        commit = self.commit({"inside/readme": "x\n"})
+        for what in ({"writable": ["content/uploads"]}, {"stub": {**STUB, "path": "content/config.php"}}):
+            said = self.ask(1, commit=commit, **what)
+            self.assertIn("a link on the way to content/", said)
+        self.assertIn("no directory content", self.ask(1, commit=commit, documentRoot="content"))
+        self.assertEqual([], os.listdir(outside))
+        self.ask(commit=commit, writable=["near/uploads"], documentRoot="near")
+
     def test_submodules_and_a_document_root_that_is_not_there_are_refused(self):
         self.assertIn("the code has no directory public", self.ask(1, documentRoot="public"))
         self.git("update-index", "--add", "--cacheinfo", f"160000,{self.first},theme")

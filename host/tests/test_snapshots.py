@@ -133,6 +133,7 @@ class Disk(unittest.TestCase):
             "SETTINGS": f"{self.root}/settings.json",
             "SEED": f"{self.root}/seed.json",
             "RUN": f"{self.root}/run",
+            "KNOWN": f"{self.root}/known",
             "ROOT": self.root,
         }
         own = {"btrfs": self.btrfs, "is_volume": lambda path: path in self.volumes}
@@ -298,7 +299,7 @@ class Making(Disk):
         self.restore()
         self.assertEqual(before, self.look("wiki"))
         self.hourly(MONDAY + HOUR)
-        with mock.patch.object(snapshots, "read", lambda _: {"keep": {"hourly": 1, "daily": 0, "weekly": 0}}):
+        with mock.patch.object(snapshots, "read", lambda _: {"sites": [], "keep": {"hourly": 1, "daily": 0, "weekly": 0}}):
             self.assertEqual([made], self.hourly(MONDAY + 2 * HOUR)["removed"][:1])
 
     def test_a_full_disk_is_told_and_takes_no_snapshot_away(self):
@@ -311,9 +312,18 @@ class Making(Disk):
             (["No space left on device"], None, []), (report["problems"], report["made"], report["removed"])
         )
         self.assertEqual(before, snapshots.names())
-        self.assertEqual(["No space left on device"], snapshots.read(f"{snapshots.RUN}/last.json")["problems"])
+        self.assertEqual(["No space left on device"], snapshots.read(f"{snapshots.KNOWN}/last.json")["problems"])
         self.broken = ""
         self.assertEqual([], self.hourly(MONDAY + HOUR * 30)["problems"])
+
+    def test_a_site_that_cannot_be_finished_is_told_and_stops_no_snapshot(self):
+        def finish(site):
+            if site == "blog":
+                raise RecursionError("too deep")
+
+        with mock.patch.object(snapshots, "finish", finish):
+            report = self.hourly(MONDAY)
+        self.assertEqual((["blog: too deep"], name(MONDAY)), (report["problems"], report["made"]))
 
     def test_a_run_that_was_killed_leaves_no_half_snapshot(self):
         """At every step of making one and removing another, as a power cut would."""
@@ -487,6 +497,20 @@ class Restoring(Disk):
             snapshots.restore("wiki", None, None, MONDAY)
         self.assertEqual(before, self.look("wiki"))
         self.assertFalse(os.path.lexists(f"{self.disk}/sites/wiki/{snapshots.SIDE}"))
+
+    def test_a_site_that_is_full_comes_back_and_its_quota_counts_again_whatever_happens(self):
+        Path(snapshots.SEED).write_text(json.dumps({"sites": [{"name": "wiki", "quota": 4096}]}))
+        self.volumes.add(f"{self.disk}/sites/wiki")
+        off, counts = "qgroup limit none /sites/wiki", "qgroup limit 4096 /sites/wiki"
+        self.damage("wiki")
+        for copy in (snapshots.copy, mock.Mock(side_effect=OSError("no space"))):
+            self.asked.clear()
+            with mock.patch.object(snapshots, "copy", copy), contextlib.suppress(OSError):
+                self.restore()
+            self.assertEqual([off, counts], self.asked)
+        self.asked.clear()  # one that is killed is gone on with, and has its quota back then
+        snapshots.finish("wiki")
+        self.assertEqual([counts], self.asked)
 
     def test_a_snapshot_that_is_read_stays_until_it_has_been(self):
         handle = os.open(f"{snapshots.PLACE}/{name(MONDAY)}", os.O_RDONLY)

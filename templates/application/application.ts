@@ -62,11 +62,11 @@ export function applicationParts(machine: Machine, application: Application, fle
 }
 
 /** Of the fleet's own network its code reaches what sites reach, and its own database. */
-function surroundings({ databaseHost }: Application, { config, reachable }: Fleet): FpmSurroundings {
+function surroundings({ databaseHost }: Application, { config, reachable, redisAuthority }: Fleet): FpmSurroundings {
   const { network, mail } = config;
   const inside = databaseHost !== undefined && isIPv4(databaseHost) && inNetwork(databaseHost, network.cidr);
   const allowed = inside ? [...new Set([...reachable, databaseHost])].sort() : reachable;
-  return { apacheAddresses: [], network: { denied: [network.cidr], allowed }, ...(mail ? { mail } : {}) };
+  return { apacheAddresses: [], network: { denied: [network.cidr], allowed }, redisAuthority, ...(mail ? { mail } : {}) };
 }
 
 /** The application's configuration, with the rest of what restarts its FPM. */

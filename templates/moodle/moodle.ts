@@ -3,7 +3,7 @@ import type { StackConfig } from "../../config/schema";
 import type { Check } from "../content";
 import { localDirectory } from "../application/tree";
 import { sitesDirectory } from "../nas/mount";
-import { redisPrefix } from "../php/fpm";
+import { authorityFile, redisPrefix } from "../php/fpm";
 import { programDirectory } from "../programs";
 import { phpText } from "../application/php-text";
 import { render } from "../render";
@@ -23,14 +23,43 @@ export function moodleConfig(site: Site, { database }: NonNullable<Application["
     wwwroot: phpText(`https://${site.hosts[0] ?? ""}`),
     dataroot: `${sitesDirectory}/${site.name}`,
     local: localDirectory(site),
-    redis: { address: redis.address, port: redis.port, prefix: redisPrefix(site) },
+    redis: { address: redis.address, port: redis.port, prefix: redisPrefix(site), tls: redis.tls ? streamOptions(redis.tls) : false },
   });
 }
 
-/** Refuses other code while Moodle says that its database must be upgraded for it. What cannot be asked is no refusal. */
-export function pendingCheck(site: Pick<Site, "name">, path: string): Check {
-  const script = '"$@"; [ $? != 2 ] || { echo "upgrade it first: npm run fleet -- moodle upgrade"; exit 1; }';
+/** PHP's options of a connection by TLS. Never none at all: Moodle would speak without it. */
+function streamOptions({ ca, name }: NonNullable<NonNullable<StackConfig["redis"]>["tls"]>): string {
+  const options = [
+    "'verify_peer' => true",
+    ...(ca === undefined ? [] : [`'cafile' => ${phpText(authorityFile)}`]),
+    ...(name === undefined ? [] : [`'peer_name' => ${phpText(name)}`]),
+  ];
+  return `[${options.join(", ")}]`;
+}
+
+/** What the check of a pending upgrade does with Moodle's answer. $0 is there once Moodle has served on this machine. */
+const pendingScript = `"$@"
+status=$?
+case $status in
+0) exit 0 ;;
+2) echo "upgrade it first: npm run fleet -- moodle upgrade" ;;
+*) [ -e "$0" ] || exit 0
+   echo "Moodle cannot say whether an upgrade is pending (exit $status): correct that, or install it first" ;;
+esac
+exit 1
+`;
+
+/**
+ * Refuses other code while Moodle says that its database must be upgraded for it, and while it cannot say, unless it is
+ * the first code of this machine: then there is no database to be asked.
+ * @param live where the live generation is
+ */
+export function pendingCheck(site: Pick<Site, "name">, path: string, live = "/var/lib/fleet/current"): Check {
   // In the site's box, by the code that the candidate names.
   const ask = ["/usr/bin/python3", "-IB", `${programDirectory}/phpexec.py`, site.name, "admin/cli/upgrade.php", "--is-pending"];
-  return { name: `the database of ${site.name} is of this code`, argv: ["/bin/sh", "-c", script, "sh", ...ask], paths: [path] };
+  return {
+    name: `the database of ${site.name} is of this code`,
+    argv: ["/bin/sh", "-c", pendingScript, `${live}${path}`, ...ask],
+    paths: [path],
+  };
 }

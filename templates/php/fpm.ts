@@ -25,7 +25,7 @@ export interface FpmSurroundings {
 }
 
 /** Where a PHP VM has the authority of the Redis server. */
-const authorityFile = "/etc/fleet/redis-ca.pem";
+export const authorityFile = "/etc/fleet/redis-ca.pem";
 
 /**
  * Kernel parameters of a PHP VM. FPM waits for its client to take the answer, and a client that died

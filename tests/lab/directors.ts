@@ -101,11 +101,11 @@ export interface Kill {
 }
 
 /** Kills the live director under load, and brings it back. */
-export async function killLive(before: () => Promise<unknown> = () => Promise.resolve()): Promise<Kill> {
+export async function killLive(before: () => Promise<unknown> = () => Promise.resolve(), uploads?: number): Promise<Kill> {
   await settled();
   const name = await liveDirector();
   const longest = await longestOutage(name);
-  const transfers = startTransfers();
+  const transfers = startTransfers(8, uploads);
   await sleep(learning);
   await before();
   const probe = startProbe();
@@ -121,8 +121,9 @@ export async function killLive(before: () => Promise<unknown> = () => Promise.re
 
 export interface Stun {
   readonly seen: Seen;
-  /** Seconds from the thaw to the last request that failed; negative where that was before it. */
-  readonly lastFailure: number;
+  /** Seconds from the thaw to the first answer after the last failure; negative where that was before it. */
+  readonly answersAgain: number;
+  /** Who held the VIP in the ten seconds after: each answer that there was, from 3 s on. */
   readonly holders: readonly string[];
   /** Where the client sends its packets, some seconds later. */
   readonly known: string | undefined;
@@ -143,13 +144,17 @@ export async function stunLive(seconds: number): Promise<Stun> {
     await order(name, "thaw");
   }
   const thawed = Date.now();
-  await sleep(10);
+  const looks = new Set<string>();
+  for (let i = 0; i < 3; i++) {
+    await sleep(3);
+    looks.add((await holders()).join(" and "));
+  }
   const ended = (Date.now() - thawed) / 1000;
   const seen = await probe.stop();
   return {
     seen,
-    lastFailure: seen.failed > 0 ? ended - seen.quiet : -seconds,
-    holders: await holders(),
+    answersAgain: seen.failed > 0 ? ended - seen.quiet : -seconds,
+    holders: [...looks],
     known: await knownHolder(),
     longest,
   };

@@ -8,8 +8,9 @@ that the server closed is replaced, and a GET that met the closing is sent once 
 has it and every browser does) or post (a POST whose body takes POST_SECONDS to send). STEP is the time between two ticks in seconds.
 
 Prints one JSON line: {sent, failed, outage, span, quiet, p99, kinds, bodies, errors, failures, resent, latencies}.
-`outage` is the time from the first failed request of the longest run of failures to the next good one, `span` from
-the first failed request of all to the last, `quiet` from the last failed request (or the begin) to the end; latencies,
+`outage` is the time from the first failed request of the longest run of failures to the first answer to one that came
+after them, `span` from the first failed request of all to the last, `quiet` from the first answer to one that came after
+the last of them (or the begin) to the end; latencies,
 one for each request in the order of their ticks, count from the tick, so a stall of the client counts too. Ends after
 the tick when its standard input is closed.
 """
@@ -17,6 +18,7 @@ the tick when its standard input is closed.
 import collections
 import http.client
 import json
+import math
 import queue
 import select
 import ssl
@@ -157,17 +159,24 @@ for thread in schedules:
     thread.join()
 
 results.sort()
+end = results[-1][0] if results else 0.0
+answered = [math.inf]  # of each request, when the first answer came to it or to one after it; backwards
+for at, good, _, _, latency in reversed(results):
+    answered.append(min(answered[-1], at + latency if good else math.inf))
+answered = answered[:0:-1]
 outage, since = 0.0, None
-for at, good, *_ in results:
+for (at, good, *_), first in zip(results, answered, strict=True):
     if not good and since is None:
         since = at
     if good and since is not None:
-        outage, since = max(outage, at - since), None
+        outage, since = max(outage, first - since), None
 if since is not None:
     outage = max(outage, results[-1][0] + min(steps.values()) - since)
 bad = [row[0] for row in results if not row[1]]
 span = bad[-1] - bad[0] if bad else 0.0
-quiet = (results[-1][0] if results else 0.0) - (bad[-1] if bad else 0.0)
+last = max((n for n, row in enumerate(results) if not row[1]), default=-1)
+again = answered[last + 1] if last + 1 < len(results) else end
+quiet = max(0.0, end - (again if bad else 0.0))
 kinds = {kind: summary([row for row in results if row[3] == kind]) for kind in steps}
 errors = collections.Counter(f"{kind}: {note}" for _, good, note, kind, _ in results if not good)
 bodies = collections.Counter(note for _, good, note, *_ in results if good)

@@ -1,4 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { relocated } from "../../lab/settings";
 import { order } from "../../lab/vcenter";
 import {
   answer,
@@ -54,13 +55,13 @@ describe("the live director dies", () => {
 
 describe("connections to a server that takes no new ones", () => {
   /** What broke of the connections under way to both Apache VMs, when the live director dies while one is drained. */
-  const killWhileDraining = async (): Promise<readonly string[]> => {
+  const killWhileDraining = async (uploads?: number): Promise<readonly string[]> => {
     const drainOne = async (): Promise<void> => {
       await drain("web1");
       await sleep(3); // the other director's checks notice too
     };
     try {
-      return (await killLive(drainOne)).broken;
+      return (await killLive(drainOne, uploads)).broken;
     } finally {
       await undrain("web1");
     }
@@ -82,9 +83,9 @@ describe("connections to a server that takes no new ones", () => {
     expect(changed.code, changed.out + changed.err).toBe(0);
     try {
       expect((await both((name) => on(name, "sudo ipvsadm --list --daemon"))).join("").trim()).toBe("");
-      const broken = await killWhileDraining();
-      process.stdout.write(`\nwithout connection sync: ${broken.length} of 10 connections broke\n`);
-      expect(broken.length).toBeGreaterThan(0);
+      const broken = await killWhileDraining(8); // so many that some are at the one that is drained
+      process.stdout.write(`\nwithout connection sync: ${broken.length} of 16 connections broke\n`);
+      for (const kind of ["download", "upload"]) expect(broken.some((text) => text.startsWith(kind))).toBe(true);
     } finally {
       const back = await pulumi(["up", "--yes", "--skip-preview"]);
       expect(back.code, back.out + back.err).toBe(0);
@@ -97,11 +98,11 @@ describe("the live director is stunned", () => {
     const stuns: Stun[] = [];
     for (let i = 0; i < 3; i++) stuns.push(await stunLive(length));
     process.stdout.write(
-      `\nstunned for ${length} s: outage ${spread(stuns.map((s) => s.seen.outage))}; last failure after the thaw ${spread(stuns.map((s) => s.lastFailure))}; failed ${stuns.map((s) => s.seen.failed).join(", ")}\n`,
+      `\nstunned for ${length} s: outage ${spread(stuns.map((s) => s.seen.outage))}; answers again after the thaw ${spread(stuns.map((s) => s.answersAgain))}; failed ${stuns.map((s) => s.seen.failed).join(", ")}\n`,
     );
     for (const stun of stuns) {
       expect(stun.seen.outage, JSON.stringify(stun.seen.failures)).toBeLessThanOrEqual(Math.min(length, stun.longest) + 2);
-      expect(stun.lastFailure, JSON.stringify(stun.seen.failures)).toBeLessThanOrEqual(2);
+      expect(stun.answersAgain, JSON.stringify(stun.seen.failures)).toBeLessThanOrEqual(2);
       expect([stun.holders.length, stun.known]).toEqual([1, stun.holders[0]]);
     }
   });
@@ -111,9 +112,14 @@ describe("the directors do not hear each other, and all else is well", () => {
   // keepalived writes its packets' headers itself, for which the kernel looks up a route of protocol 255.
   const rules = (act: "add" | "del", peer: string): string =>
     [112, 255].map((protocol) => `sudo ip rule ${act} to ${peer} ipproto ${protocol} lookup 99`).join(" && ");
+  const nobody = relocated("10.77.0.254");
   const deaf = async (name: string, act: "add" | "del"): Promise<string> => {
     const peer = (await machine(directors.find((d) => d !== name) ?? "")).Address;
-    if (act === "add") await on(name, "sudo ip route replace blackhole default table 99");
+    // To a card that nobody has: its socket is bound to the device, and for that one no route is as good as a route.
+    if (act === "add") {
+      await on(name, `sudo ip neighbour replace ${nobody} lladdr 02:00:00:00:00:01 nud permanent dev eth0`);
+      await on(name, `sudo ip route replace default via ${nobody} dev eth0 table 99`);
+    }
     return on(name, rules(act, peer));
   };
   afterEach(() => both((name) => deaf(name, "del").catch(() => "")));
@@ -170,6 +176,8 @@ describe("both directors boot at once", () => {
     await settled();
     const since = Date.now();
     await both((name) => order(name, "kill"));
+    await until(async () => (await both(machine)).every((m) => m.State === "off"), 10, "both are off");
+    await sleep(1); // the inventory hears it after
     await both((name) => order(name, "start"));
     await until(async () => (await answer("http")).status === 200, 120, "the site answers");
     process.stdout.write(`\nboth directors are booted: the site answers after ${((Date.now() - since) / 1000).toFixed(1)} s\n`);

@@ -19,7 +19,7 @@ import {
   type Seen,
   type Status,
 } from "../lab/lab";
-import { forget, siteFile, withSites } from "./scripts";
+import { clear, forget, put, served, siteFile, withSites } from "./scripts";
 
 /** What a request may take at the most: its waits for the store, and the lab's own time. */
 const [waits, own] = [2, 0.5];
@@ -59,12 +59,14 @@ async function during(
   begin: () => Promise<unknown>,
   end: () => Promise<unknown>,
   seconds = 8,
-): Promise<{ seen: Seen; after: Seen }> {
+): Promise<{ seen: Seen; plain: Seen; after: Seen }> {
   const probe = startProbe(["get=0.25"], 30);
+  const beside = startProbe(["get=0.5"], 30, plainPage); // by the same children, without a session
   await begin();
   await sleep(seconds);
-  const seen = await probe.stop();
+  const [seen, plain] = await Promise.all([probe.stop(), beside.stop()]);
   tell(what, seen);
+  tell("  a page without one", plain);
   const weights = await liveWeights();
   await end();
   await sleep(1);
@@ -75,8 +77,10 @@ async function during(
     weights.every((w) => w === 1),
     `${what}: all servers stay in the balancing`,
   ).toBe(true);
-  return { seen, after };
+  return { seen, plain, after };
 }
+
+const plainPage = { host: "status.lab.test", path: "/fleet-test/plain.php" };
 
 const redis = (verb: string): Promise<string> => on("annex", `sudo systemctl ${verb} redis-server`);
 const faults: [what: string, begin: () => Promise<unknown>, end: () => Promise<unknown>][] = [
@@ -87,14 +91,19 @@ const faults: [what: string, begin: () => Promise<unknown>, end: () => Promise<u
 ];
 
 describe("Redis", () => {
-  beforeAll(settled);
+  beforeAll(async () => {
+    await put("status", "plain.php", "<?php echo 'plain';\n", served);
+    await settled();
+  });
+  afterAll(() => clear("status"));
 
   it.each(faults)(
     "%s: every request ends within two seconds, no pool is used up, and it is over with the fault",
     async (what, begin, end) => {
-      const { seen, after } = await during(what, begin, end);
+      const { seen, plain, after } = await during(what, begin, end);
       expect(seen.sent).toBeGreaterThan(25);
-      expect(Math.max(...seen.latencies), JSON.stringify(seen.failures)).toBeLessThan(waits + own);
+      for (const each of [seen, plain]) expect(Math.max(...each.latencies), JSON.stringify(each.failures)).toBeLessThan(waits + own);
+      expect(plain.failed, JSON.stringify(plain.failures)).toBe(0);
       expect(after.failed, JSON.stringify(after.failures)).toBe(0);
       expect(Math.max(...after.latencies)).toBeLessThan(1);
       await until(() => remembers("status.lab.test"), 10, "a visitor is remembered");
@@ -131,12 +140,12 @@ describe("Redis", () => {
     const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], copy);
     expect(code, out + err).toBe(0);
     try {
-      const { seen } = await during(
+      const { seen, plain } = await during(
         "Redis frozen, twin",
         () => redis("kill -s STOP"),
         () => redis("kill -s CONT"),
       );
-      expect(Math.max(...seen.latencies)).toBeGreaterThan(waits + own);
+      for (const each of [seen, plain]) expect(Math.max(...each.latencies)).toBeGreaterThan(waits + own);
     } finally {
       expect((await pulumi(["up", "--yes", "--skip-preview"])).code).toBe(0);
     }
@@ -175,7 +184,7 @@ describe("Memcached", () => {
   const startSecond = (): Promise<string> =>
     on(
       "annex",
-      `sudo systemctl is-active --quiet ${second} || sudo systemd-run --quiet --unit=${second} memcached -u memcache -p 11212 -l 0.0.0.0 -m 16`,
+      `sudo systemctl is-active --quiet ${second} || sudo systemd-run --quiet --collect --unit=${second} memcached -u memcache -p 11212 -l 0.0.0.0 -m 16`,
     );
   const kill: Record<string, () => Promise<string>> = {
     first: async () => (await on("annex", "sudo systemctl kill -s KILL memcached"), on("annex", "sudo systemctl stop memcached")),
@@ -199,6 +208,7 @@ describe("Memcached", () => {
       }
       return visits;
     };
+    for (let i = 0; i < 6; i++) await visit(host, "who wakes it on both VMs");
     const before = await all();
     await kill[which]?.();
     const after = await all();

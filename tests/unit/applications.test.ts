@@ -185,6 +185,8 @@ describe("code is named by what it is made of", () => {
   it("a stub finds the top of the code, however deep it is", () => {
     expect(stubText("x", "config.php")).toContain("$fleet = ['code' => __DIR__] + (require '/etc/fleet/php/x/secrets.php');");
     expect(stubText("x", "config/app/local.php")).toContain("['code' => dirname(dirname(__DIR__))]");
+    // What the configuration returns, the code that includes the stub gets.
+    expect(stubText("x", "config.php")).toContain("\nreturn require '/etc/fleet/php/x/config.php';\n");
   });
 });
 
@@ -217,6 +219,28 @@ describe("Moodle", () => {
   it("has a cron entry of its own, unless that is off", () => {
     expect(application("moodle").site.cron.map((e) => [e.at, e.script])).toEqual([["minutely", "admin/cli/cron.php"]]);
     expect(application("moodle", (c) => (c["moodle"].application.cron = false)).site.cron).toEqual([]);
+  });
+
+  it("speaks TLS to a Redis that does, as a platform does by PHP's own sessions", () => {
+    const pem = "-----BEGIN CERTIFICATE-----\n";
+    const texts = (tls: object | undefined): Record<"moodle" | "timetable", Record<string, string>> => {
+      const written = edited((c) => (c["redis"].tls = tls));
+      const { fleet } = loadFleet({ ...written, patches: { ...written.patches, "keys/ca.pem": pem } });
+      const of = (name: string): Record<string, string> => {
+        const own = fleet.applications.find((a) => a.name === name);
+        if (!own?.machines[0]) throw new Error(`no ${name}`);
+        return Object.fromEntries(join(...applicationParts(own.machines[0], own, fleet)).files.map((f) => [f.path, f.text]));
+      };
+      return { moodle: of("moodle"), timetable: of("timetable") };
+    };
+    const config = "/etc/fleet/php/moodle/config.php";
+    const { moodle, timetable } = texts({ ca: "keys/ca.pem", name: "redis.university.example" });
+    expect(moodle[config]).toContain(
+      "$CFG->session_redis_encrypt = ['verify_peer' => true, 'cafile' => '/etc/fleet/redis-ca.pem', 'peer_name' => 'redis.university.example'];\n",
+    );
+    for (const files of [moodle, timetable]) expect(files["/etc/fleet/redis-ca.pem"]).toBe(pem);
+    expect(texts({}).moodle[config]).toContain("$CFG->session_redis_encrypt = ['verify_peer' => true];\n");
+    expect(texts(undefined).moodle[config]).not.toContain("encrypt");
   });
 
   it("reaches its database, and nothing else of the network that sites do not", () => {

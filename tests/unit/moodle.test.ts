@@ -109,6 +109,12 @@ describe("an upgrade that fails leaves the old code serving, and says so", () =>
     expect(last).toContain("no node was changed, maintenance mode stays on: correct the code and run this again, or restore the database");
   });
 
+  it("the connection is lost under upgrade.php: nobody asks in the middle of it, and the site stays closed", async () => {
+    const { status, steps, last } = await run(new Noted({ [asked]: 2, [upgraded]: -1 }));
+    expect([status, steps.slice(5)]).toEqual([1, [upgraded]]);
+    expect(last).toBe("how upgrade.php of the new code ended is not known; no node was changed, maintenance mode stays on: run this again");
+  });
+
   it("the switch fails: closed stays closed, open stays open, and another run goes on from there", async () => {
     const outage = await run(new Noted({ [asked]: 2 }, true, false));
     expect([outage.status, outage.steps.slice(-2)]).toEqual([1, [upgraded, "switch"]]);
@@ -120,14 +126,17 @@ describe("an upgrade that fails leaves the old code serving, and says so", () =>
 
 describe("other code is refused", () => {
   it.each([
-    ["while Moodle says that an upgrade is pending", 2, 1],
-    ["never, where none is", 0, 0],
-    ["never, where Moodle cannot say", 1, 0],
-  ])("%s", (_, answer, expected) => {
-    const { argv } = pendingCheck({ name: "moodle" }, "/etc/fleet/php/moodle/health.php");
+    ["while Moodle says that an upgrade is pending", 2, true, 1, "upgrade it first"],
+    ["never, where none is", 0, true, 0, ""],
+    ["where Moodle has served and cannot say", 255, true, 1, "Moodle cannot say whether an upgrade is pending (exit 255)"],
+    ["never at the first installation", 1, false, 0, ""],
+  ])("%s", (_, answer, served, expected, said) => {
+    const { argv } = pendingCheck({ name: "moodle" }, served ? "/dev/null" : "/nowhere/health.php", "");
     const ask = argv.indexOf("/usr/bin/python3");
     const [shell = "", ...words] = [...argv.slice(0, ask), "/bin/sh", "-c", `exit ${answer}`];
-    expect(spawnSync(shell, words).status).toBe(expected);
+    const { status, stdout } = spawnSync(shell, words, { encoding: "utf8" });
+    expect(status).toBe(expected);
+    expect(stdout).toContain(said);
   });
 });
 

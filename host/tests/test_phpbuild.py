@@ -55,6 +55,13 @@ for kind, content in ((6, said[:20]), (6, said[20:]), (3, bytes(8))):
     connection.sendall(struct.pack("!BBHHBB", 1, kind, 1, len(content), 3, 0) + content + bytes(3))
 connection.close()
 """
+SESSION = """\tif (PS(mod)->s_open(&PS(mod_data), PS(save_path), PS(session_name)) == FAILURE) {
+\t\tphp_error_docref(NULL, E_WARNING, "Failed to read: %s (path: %s)", PS(mod)->s_name, PS(save_path));
+\t\tzend_throw_error(NULL, "Failed to write session data using user "
+\t\t\t "defined save handler. (session.save_path: %s, handler: %s)", PS(save_path),
+\t\t\t ZSTR_VAL(name));
+\tRETVAL_STRING(PS(save_path));
+"""
 PHPIZE = """#!/bin/sh
 printf '#!/bin/sh\\nprintf "all:\\\\ninstall:\\\\n\\\\ttouch %s/../lib/php/extensions/no-debug/redis.so\\\\n" > Makefile\\n' "${0%/*}" > configure
 chmod +x configure
@@ -80,6 +87,7 @@ class Builder(unittest.TestCase):
     def php_source(self, **more):
         """A PHP source, with other contents of some files."""
         files = {"configure": CONFIGURE, "makefile.in": MAKEFILE, "php": PHP, "fpm": FPM, "phpize": PHPIZE}
+        files["ext/session/session.c"] = SESSION
         tests = {"tests/basic/001.phpt": "PASSED", "ext/ctype/tests/001.phpt": "SKIPPED"}
         files = {**files, "word": "one\n", "run-tests.php": "", **tests, **more}
         return self.tarball("php-8.2.99", {f"php-8.2.99/{name}": text for name, text in files.items()})
@@ -207,6 +215,21 @@ class Building(Builder):
         packed = self.machine.root / "var/lib/fleet/artefacts/8.2.99-one.tar.zst"
         word = subprocess.run(["tar", "--zstd", "-xOf", packed, "./word"], check=True, capture_output=True, text=True)
         self.assertEqual("patched\n", word.stdout)
+
+    def test_complaints_about_a_session_store_show_no_path_with_a_password(self):
+        place = self.machine.root / "session.c"
+        place.write_text(SESSION)
+        phpbuild.keep_passwords(str(place))
+        changed = place.read_text()
+        self.assertEqual(2, changed.count(phpbuild.SHOWN_PATH))
+        self.assertEqual(SESSION, changed.replace(phpbuild.SHOWN_PATH, "PS(save_path)"))
+        for line in SESSION.splitlines():  # what opens the store and what a script asks for
+            if "s_open" in line or "RETVAL" in line:
+                self.assertIn(line, changed)
+
+    def test_a_source_whose_complaints_are_not_as_known_is_not_built(self):
+        self.php = self.php_source(**{"ext/session/session.c": "php_error_docref(NULL, PS(path));\n"})
+        self.assertIn("see whether this release of PHP logs passwords", self.build(expect=1))
 
     def test_a_phase_that_fails_is_named_with_its_last_words_and_the_log(self):
         said = self.build(expect=1, options=["--enable-typo"])

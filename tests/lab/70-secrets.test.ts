@@ -4,7 +4,7 @@ import * as path from "path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { configFile, projectDirectory } from "../../lab/fleet";
 import { labPaths, labRoot } from "../../lab/paths";
-import { changedCheckout, edit, machine, pulumi, run, sleep, sshWords } from "./lab";
+import { changedCheckout, curl, edit, machine, on, pulumi, run, sleep, sshWords } from "./lab";
 
 const vms = ["lb1", "nas1", "web1", "web2", "php1", "php2", "build1"];
 
@@ -149,6 +149,25 @@ describe("secrets are seen nowhere", () => {
 
   it("in the lab's logs", () => {
     expect(holding(labPaths.logs)).toEqual([]);
+  });
+
+  it("in what PHP says of a site's session store that is dead", async () => {
+    await on("annex", "sudo systemctl stop redis-server");
+    try {
+      for (let i = 0; i < 8; i++) await curl("http://status.lab.test/");
+    } finally {
+      await on("annex", "sudo systemctl start redis-server");
+    }
+    let complaints = 0;
+    for (const vm of ["php1", "php2"]) {
+      const said = await on(vm, "sudo journalctl --quiet --output cat --since -60s | grep 'session data' || true");
+      complaints += said.split("\n").filter((line) => line.includes("not shown, for its password")).length;
+      const pool = "/var/lib/fleet/current/etc/fleet/php/status/sessions.conf";
+      const [, password = ""] = /auth\[pass\]=([^&"]+)/.exec(await on(vm, `sudo cat ${pool}`)) ?? [];
+      expect(password.length).toBeGreaterThan(20);
+      expect(said).not.toContain(password);
+    }
+    expect(complaints).toBeGreaterThan(0);
   });
 
   it("in journals, logs, temporary files and shell histories of the VMs", async () => {

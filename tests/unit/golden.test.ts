@@ -164,7 +164,7 @@ describe("sessions go where the site says", () => {
     expect(sessionSettings({ ...site, sessions }, stores).split("\n")).toContain(line);
   });
 
-  it("a request waits for its store no longer than two seconds, and for a lock one", () => {
+  it("a request waits for its store no longer than two seconds, and for a lock at most one", () => {
     const redis = written("redis");
     const [connect, read] = [/[?]timeout=([\d.]+)/, /read_timeout=([\d.]+)/].map((form) => Number(form.exec(redis)?.[1]));
     expect(3 * Math.max(connect ?? 9, read ?? 9)).toBeLessThanOrEqual(2);
@@ -174,8 +174,10 @@ describe("sessions go where the site says", () => {
     expect(lock + (read ?? 9)).toBeLessThanOrEqual(2);
     expect(setting(redis, "redis.session.lock_expire")).toBe(60);
     const memcached = written("memcached");
-    expect(setting(memcached, "memcached.sess_connect_timeout")).toBe(500);
-    expect((setting(memcached, "memcached.sess_lock_retries") * setting(memcached, "memcached.sess_lock_wait_max")) / 1e3).toBe(1);
+    const once = setting(memcached, "memcached.sess_connect_timeout") / 1e3;
+    expect(once).toBeGreaterThan(1); // a lost packet is sent again after one
+    const locked = (setting(memcached, "memcached.sess_lock_retries") * setting(memcached, "memcached.sess_lock_wait_max")) / 1e3;
+    expect(once + locked).toBeLessThanOrEqual(2);
   });
 
   it("Memcached: each session on two servers, where there are two; as many as the stack says", () => {

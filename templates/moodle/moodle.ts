@@ -37,29 +37,29 @@ function streamOptions({ ca, name }: NonNullable<NonNullable<StackConfig["redis"
   return `[${options.join(", ")}]`;
 }
 
-/** What the check of a pending upgrade does with Moodle's answer. $0 is there once Moodle has served on this machine. */
+/** What the check of a pending upgrade does with Moodle's answer. $0 is the link to the live generation: a new machine's has no files. */
 const pendingScript = `"$@"
 status=$?
 case $status in
 0) exit 0 ;;
 2) echo "upgrade it first: npm run fleet -- moodle upgrade" ;;
-*) [ -e "$0" ] || exit 0
+*) [ "$(readlink "$0")" != generations/origin ] || exit 0
    echo "Moodle cannot say whether an upgrade is pending (exit $status): correct that, or install it first" ;;
 esac
 exit 1
 `;
 
 /**
- * Refuses other code while Moodle says that its database must be upgraded for it, and while it cannot say, unless it is
- * the first code of this machine: then there is no database to be asked.
- * @param live where the live generation is
+ * Refuses other code while Moodle says that its database must be upgraded for it, and while it cannot say, unless this
+ * machine is new: then there may be no database to be asked.
+ * @param live the link to the live generation; what it leads to is the candidate's while checks run
  */
 export function pendingCheck(site: Pick<Site, "name">, path: string, live = "/var/lib/fleet/current"): Check {
   // In the site's box, by the code that the candidate names.
   const ask = ["/usr/bin/python3", "-IB", `${programDirectory}/phpexec.py`, site.name, "admin/cli/upgrade.php", "--is-pending"];
   return {
     name: `the database of ${site.name} is of this code`,
-    argv: ["/bin/sh", "-c", pendingScript, `${live}${path}`, ...ask],
+    argv: ["/bin/sh", "-c", pendingScript, live, ...ask],
     paths: [path],
   };
 }

@@ -1,4 +1,7 @@
-import { spawnSync } from "node:child_process";
+import { spawnSync } from "child_process";
+import * as fs from "fs";
+import * as os from "os";
+import * as path from "path";
 import { describe, expect, it } from "vitest";
 import type { Answer } from "../../cli/ask";
 import { bringTargets, nodeTrouble, switchTargets, upgrade, type Moodle } from "../../cli/moodle";
@@ -131,10 +134,13 @@ describe("other code is refused", () => {
     ["where Moodle has served and cannot say", 255, true, 1, "Moodle cannot say whether an upgrade is pending (exit 255)"],
     ["never at the first installation", 1, false, 0, ""],
   ])("%s", (_, answer, served, expected, said) => {
-    const { argv } = pendingCheck({ name: "moodle" }, served ? "/dev/null" : "/nowhere/health.php", "");
+    const live = path.join(fs.mkdtempSync(path.join(os.tmpdir(), "pending-")), "current");
+    fs.symlinkSync(`generations/${served ? "70e951c73b5d" : "origin"}`, live);
+    const { argv } = pendingCheck({ name: "moodle" }, "/health.php", live);
     const ask = argv.indexOf("/usr/bin/python3");
     const [shell = "", ...words] = [...argv.slice(0, ask), "/bin/sh", "-c", `exit ${answer}`];
     const { status, stdout } = spawnSync(shell, words, { encoding: "utf8" });
+    fs.rmSync(path.dirname(live), { recursive: true });
     expect(status).toBe(expected);
     expect(stdout).toContain(said);
   });

@@ -105,8 +105,8 @@ async function upgradeDatabase(moodle: Moodle, outage: boolean): Promise<boolean
   return false;
 }
 
-/** Cron goes on and maintenance mode ends, as far as they were changed; whether both went well. */
-async function reopen(moodle: Moodle): Promise<boolean> {
+/** Cron goes on and maintenance mode ends, whoever stopped and began them; whether both went well. */
+export async function reopen(moodle: Moodle): Promise<boolean> {
   const cron = moodle.cron ? await moodle.script("live", scripts.cron, "--enable") : 0;
   return (await leaveMaintenance(moodle)) === 0 && cron === 0;
 }
@@ -255,7 +255,10 @@ export function moodleCommand(): Command {
     .addArgument(new Argument("<state>").choices(["on", "off"]))
     .action((state: string, options: StackOptions) => {
       const cluster = new Cluster(options);
-      return exit(state === "on" ? cluster.script("live", scripts.maintenance, "--enable") : leaveMaintenance(cluster));
+      // An upgrade that was cut short has stopped cron too, and nothing else would tell of that.
+      return exit(
+        state === "on" ? cluster.script("live", scripts.maintenance, "--enable") : reopen(cluster).then((well) => (well ? 0 : 1)),
+      );
     });
   verb("purge", "empty Moodle's caches").action((options: StackOptions) => exit(new Cluster(options).script("live", scripts.purge)));
   verb(

@@ -80,7 +80,8 @@ EXTENTS = ("none", "sample", "all")  # of PHP's own tests, each more than the on
 # What PHP says when a session cannot be read or stored. session.save_path is in it, and in that the password of the
 # site's Redis user: in journals, and on the pages of a site that shows its errors.
 COMPLAINTS = re.compile(r"\b(?:php_error_docref|zend_throw_error)\([^;]*;")
-SHOWN_PATH = '(strstr(PS(save_path), "auth") ? "not shown, for its password" : PS(save_path))'
+SAVE_PATH = re.compile(r"ZSTR_VAL\(PS\(save_path\)\)|PS\(save_path\)")  # a string of PHP's own from 8.5 or 8.6 on
+SHOWN_PATH = '(strstr({0}, "auth") ? "not shown, for its password" : {0})'
 
 
 class Refused(Exception):
@@ -691,7 +692,11 @@ def keep_passwords(place: str) -> None:
     and in each between others."""
     with open(place, encoding="latin-1") as source:
         text = source.read()
-    changed = COMPLAINTS.sub(lambda found: found.group().replace("PS(save_path)", SHOWN_PATH), text)
+
+    def shown(path: re.Match) -> str:
+        return SHOWN_PATH.format(path.group())
+
+    changed = COMPLAINTS.sub(lambda complaint: SAVE_PATH.sub(shown, complaint.group()), text)
     if changed == text:
         raise Failed(f"{place} has no complaint with PS(save_path): see whether this release of PHP logs passwords")
     with open(place, "w", encoding="latin-1") as out:

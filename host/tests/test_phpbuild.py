@@ -218,14 +218,16 @@ class Building(Builder):
 
     def test_complaints_about_a_session_store_show_no_path_with_a_password(self):
         place = self.machine.root / "session.c"
-        place.write_text(SESSION)
-        phpbuild.keep_passwords(str(place))
-        changed = place.read_text()
-        self.assertEqual(2, changed.count(phpbuild.SHOWN_PATH))
-        self.assertEqual(SESSION, changed.replace(phpbuild.SHOWN_PATH, "PS(save_path)"))
-        for line in SESSION.splitlines():  # what opens the store and what a script asks for
-            if "s_open" in line or "RETVAL" in line:
-                self.assertIn(line, changed)
+        for path in ("PS(save_path)", "ZSTR_VAL(PS(save_path))"):  # text of C, and a string of PHP's own
+            source, shown = SESSION.replace("PS(save_path)", path), phpbuild.SHOWN_PATH.format(path)
+            place.write_text(source)
+            phpbuild.keep_passwords(str(place))
+            changed = place.read_text()
+            self.assertEqual(2, changed.count(shown))
+            self.assertEqual(source, changed.replace(shown, path))
+            for line in source.splitlines():  # what opens the store and what a script asks for
+                if "s_open" in line or "RETVAL" in line:
+                    self.assertIn(line, changed)
 
     def test_a_source_whose_complaints_are_not_as_known_is_not_built(self):
         self.php = self.php_source(**{"ext/session/session.c": "php_error_docref(NULL, PS(path));\n"})

@@ -1,3 +1,4 @@
+import { expect } from "vitest";
 import { macAddress } from "../../config/network";
 import { network } from "../../lab/settings";
 import { order } from "../../lab/vcenter";
@@ -121,7 +122,9 @@ export async function killLive(before: () => Promise<unknown> = () => Promise.re
 
 export interface Stun {
   readonly seen: Seen;
-  /** Seconds from the thaw to the first answer after the last failure; negative where that was before it. */
+  /** Longest time without an answer from the freeze on, in seconds: ten are asked for in each. */
+  readonly silence: number;
+  /** Seconds from the thaw to the answer that ended it; negative where the other director gave that before the thaw. */
   readonly answersAgain: number;
   /** Who held the VIP in the ten seconds after: each answer that there was, from 3 s on. */
   readonly holders: readonly string[];
@@ -137,27 +140,37 @@ export async function stunLive(seconds: number): Promise<Stun> {
   const longest = await longestOutage(name);
   const probe = startProbe(onlyGets);
   await sleep(2);
+  const frozen = Date.now() / 1000;
   await order(name, "freeze");
   try {
     await sleep(seconds);
   } finally {
     await order(name, "thaw");
   }
-  const thawed = Date.now();
+  const thawed = Date.now() / 1000;
   const looks = new Set<string>();
   for (let i = 0; i < 3; i++) {
     await sleep(3);
     looks.add((await holders()).join(" and "));
   }
-  const ended = (Date.now() - thawed) / 1000;
   const seen = await probe.stop();
+  const after = [frozen, ...seen.answers.filter((at) => at > frozen)];
+  const silences = after.slice(1).map((at, i) => ({ silence: at - (after[i] ?? at), answersAgain: at - thawed }));
+  const longestSilence = silences.reduce((all, each) => (each.silence > all.silence ? each : all));
   return {
     seen,
-    answersAgain: seen.failed > 0 ? ended - seen.quiet : -seconds,
+    ...longestSilence,
     holders: [...looks],
     known: await knownHolder(),
     longest,
   };
+}
+
+/** Clients saw the stun, and were without the VIP for at most 2 s more than it, or than the other director needs to take over. */
+export function expectNoLonger({ seen, silence, answersAgain, longest }: Stun, length: number): void {
+  expect(silence).toBeGreaterThan(0.8 * Math.min(length, 2));
+  expect(silence, JSON.stringify(seen.failures)).toBeLessThanOrEqual(Math.min(length, longest) + 2);
+  expect(answersAgain, JSON.stringify(seen.failures)).toBeLessThanOrEqual(2);
 }
 
 /** Median and maximum, in seconds. */

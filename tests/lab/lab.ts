@@ -113,6 +113,8 @@ export interface Seen {
   readonly resent: number;
   /** Seconds of each request, in the order of their ticks. */
   readonly latencies: number[];
+  /** When each good answer was there, in order: seconds since 1970. */
+  readonly answers: number[];
 }
 
 /** Ten new connections a second. */

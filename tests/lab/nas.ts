@@ -89,15 +89,21 @@ export async function stallNas(
   }
 }
 
-/** Waits until each of them answers within a second. */
+/** Waits until each of them answers within a second on each Apache VM, and from each PHP VM. */
 async function answers(seconds: number): Promise<void> {
-  const ask = (path: string): Promise<boolean> => {
-    const words = ["-sf", "-o", "/dev/null", "--max-time", "1", "-H", "Host: status.lab.test", `http://${vip}${path}`];
-    return run("ip", ["netns", "exec", network.namespace, "curl", ...words]).then(({ code }) => code === 0);
+  const apaches = await Promise.all(["web1", "web2"].map(machine));
+  const ask = async (address: string, path: string): Promise<string | undefined> => {
+    const words = ["-sf", "--max-time", "1", "-H", "Host: status.lab.test", `http://${address}${path}`];
+    const { code, out } = await run("ip", ["netns", "exec", network.namespace, "curl", ...words]);
+    return code === 0 ? out : undefined;
   };
+  let awake = new Set<string>();
   for (const end = Date.now() + seconds * 1000; Date.now() < end;) {
-    const answered = await Promise.all(Object.values(places).map(ask));
-    if (answered.every(Boolean)) return;
+    const asked = apaches.flatMap(({ Address }) => Object.values(places).map((path) => ask(Address, path)));
+    const answered = await Promise.all(asked);
+    if (answered.includes(undefined)) awake = new Set();
+    else for (const [host] of answered.join("").matchAll(/php[12]/g)) awake.add(host);
+    if (awake.size === 2) return;
   }
   throw new Error(`not all of ${Object.values(places).join(", ")} answer within a second, ${seconds} s after the NAS is back`);
 }

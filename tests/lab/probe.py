@@ -7,12 +7,12 @@ KIND is get (a connection of its own for each GET), keep (GETs over connections 
 that the server closed is replaced, and a GET that met the closing is sent once more, as RFC 9112 9.3.1
 has it and every browser does) or post (a POST whose body takes POST_SECONDS to send). STEP is the time between two ticks in seconds.
 
-Prints one JSON line: {sent, failed, outage, span, quiet, p99, kinds, bodies, errors, failures, resent, latencies}.
+Prints one JSON line: {sent, failed, outage, span, quiet, p99, kinds, bodies, errors, failures, resent, latencies, answers}.
 `outage` is the time from the first failed request of the longest run of failures to the first answer to one that came
 after them, `span` from the first failed request of all to the last, `quiet` from the first answer to one that came after
 the last of them (or the begin) to the end; latencies,
-one for each request in the order of their ticks, count from the tick, so a stall of the client counts too. Ends after
-the tick when its standard input is closed.
+one for each request in the order of their ticks, count from the tick, so a stall of the client counts too; `answers` are
+the times of day at which good answers were there, in order. Ends after the tick when its standard input is closed.
 """
 
 import collections
@@ -183,5 +183,6 @@ bodies = collections.Counter(note for _, good, note, *_ in results if good)
 failures = [f"{clock(at)} {kind}: {note}" for at, good, note, kind, _ in results if not good][:20]
 said = {"kinds": kinds, "bodies": bodies, "errors": errors, "failures": failures, "resent": len(resent)}
 said["latencies"] = [round(row[4], 3) for row in results]
+said["answers"] = sorted(round(epoch + begun + at + latency, 3) for at, good, _, _, latency in results if good)
 times = {"outage": round(outage, 2), "span": round(span, 2), "quiet": round(quiet, 2)}
 print(json.dumps({**summary(results), **times, **said}))

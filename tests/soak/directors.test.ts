@@ -5,6 +5,7 @@ import {
   answer,
   blind,
   directors,
+  expectNoLonger,
   holders,
   killLive,
   knownHolder,
@@ -50,12 +51,14 @@ describe("the live director dies", () => {
     );
     expect(kills.filter((k) => k.seen.outage > k.longest).map((k) => [k.seen.outage, k.longest])).toEqual([]);
     expect(kills.flatMap((k) => k.broken)).toEqual([]);
+    expect(Math.min(...failed)).toBeGreaterThan(0); // each kill was felt
   });
 });
 
 describe("connections to a server that takes no new ones", () => {
+  const uploads = 8; // so many that some are at the one that is drained, as the twin shows
   /** What broke of the connections under way to both Apache VMs, when the live director dies while one is drained. */
-  const killWhileDraining = async (uploads?: number): Promise<readonly string[]> => {
+  const killWhileDraining = async (): Promise<readonly string[]> => {
     const drainOne = async (): Promise<void> => {
       await drain("web1");
       await sleep(3); // the other director's checks notice too
@@ -83,7 +86,7 @@ describe("connections to a server that takes no new ones", () => {
     expect(changed.code, changed.out + changed.err).toBe(0);
     try {
       expect((await both((name) => on(name, "sudo ipvsadm --list --daemon"))).join("").trim()).toBe("");
-      const broken = await killWhileDraining(8); // so many that some are at the one that is drained
+      const broken = await killWhileDraining();
       process.stdout.write(`\nwithout connection sync: ${broken.length} of 16 connections broke\n`);
       for (const kind of ["download", "upload"]) expect(broken.some((text) => text.startsWith(kind))).toBe(true);
     } finally {
@@ -98,11 +101,10 @@ describe("the live director is stunned", () => {
     const stuns: Stun[] = [];
     for (let i = 0; i < 3; i++) stuns.push(await stunLive(length));
     process.stdout.write(
-      `\nstunned for ${length} s: outage ${spread(stuns.map((s) => s.seen.outage))}; answers again after the thaw ${spread(stuns.map((s) => s.answersAgain))}; failed ${stuns.map((s) => s.seen.failed).join(", ")}\n`,
+      `\nstunned for ${length} s: no answer for ${spread(stuns.map((s) => s.silence))}; answers again after the thaw ${spread(stuns.map((s) => s.answersAgain))}; failed ${stuns.map((s) => s.seen.failed).join(", ")}\n`,
     );
     for (const stun of stuns) {
-      expect(stun.seen.outage, JSON.stringify(stun.seen.failures)).toBeLessThanOrEqual(Math.min(length, stun.longest) + 2);
-      expect(stun.answersAgain, JSON.stringify(stun.seen.failures)).toBeLessThanOrEqual(2);
+      expectNoLonger(stun, length);
       expect([stun.holders.length, stun.known]).toEqual([1, stun.holders[0]]);
     }
   });
@@ -151,8 +153,8 @@ describe("the directors do not hear each other, and all else is well", () => {
   });
 });
 
-describe("a front is cut off", () => {
-  afterEach(() => order("web1", "heal"));
+describe.each(["web1", "php1"])("%s is cut off", (name) => {
+  afterEach(() => order(name, "heal"));
 
   it("it is out of the balancing within 3 s, five times, and back when it is plugged in", async () => {
     const outs: number[] = [];
@@ -160,13 +162,13 @@ describe("a front is cut off", () => {
       await settled();
       const probe = startProbe();
       await sleep(2);
-      outs.push(await secondsUntilOut("web1", () => order("web1", "cut")));
+      outs.push(await secondsUntilOut(name, () => order(name, "cut")));
       await sleep(5);
-      await order("web1", "heal");
+      await order(name, "heal");
       const seen = await probe.stop();
-      process.stdout.write(`\nweb1 is cut off: out after ${outs.at(-1)?.toFixed(2)} s, failed ${seen.failed} of ${seen.sent}`);
+      process.stdout.write(`\n${name} is cut off: out after ${outs.at(-1)?.toFixed(2)} s, failed ${seen.failed} of ${seen.sent}`);
     }
-    process.stdout.write(`\nout of the balancing: ${spread(outs)}\n`);
+    process.stdout.write(`\n${name}: out of the balancing ${spread(outs)}\n`);
     expect(Math.max(...outs)).toBeLessThanOrEqual(3);
   });
 });

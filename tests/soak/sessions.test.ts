@@ -104,6 +104,7 @@ describe("Redis", () => {
       expect(seen.sent).toBeGreaterThan(25);
       for (const each of [seen, plain]) expect(Math.max(...each.latencies), JSON.stringify(each.failures)).toBeLessThan(waits + own);
       expect(plain.failed, JSON.stringify(plain.failures)).toBe(0);
+      expect(Math.max(...plain.latencies), "children are free").toBeLessThan(1);
       expect(after.failed, JSON.stringify(after.failures)).toBe(0);
       expect(Math.max(...after.latencies)).toBeLessThan(1);
       await until(() => remembers("status.lab.test"), 10, "a visitor is remembered");

@@ -4,7 +4,7 @@ import * as os from "os";
 import * as path from "path";
 import { describe, expect, it } from "vitest";
 import type { Answer } from "../../cli/ask";
-import { bringTargets, nodeTrouble, switchTargets, upgrade, type Moodle } from "../../cli/moodle";
+import { bringTargets, nodeTrouble, reopen, switchTargets, upgrade, type Moodle } from "../../cli/moodle";
 import type { About } from "../../cli/phpexec";
 import type { FleetMachine } from "../../cli/stack";
 import { pendingCheck } from "../../templates/moodle/moodle";
@@ -125,6 +125,12 @@ describe("an upgrade that fails leaves the old code serving, and says so", () =>
     const none = await run(new Noted({ [asked]: 3 }, true, false));
     expect([none.status, none.steps.slice(-4)]).toEqual([1, ["switch", started, ...opened]]);
   });
+});
+
+it("maintenance that ends by hand lets cron go on, which an upgrade that was cut short has stopped", async () => {
+  const moodle = new Noted({});
+  expect(await reopen(moodle)).toBe(true);
+  expect(moodle.steps).toEqual([started, ...opened]);
 });
 
 describe("other code is refused", () => {

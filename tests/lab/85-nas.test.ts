@@ -5,9 +5,13 @@ import { stallNas, printStall, putWriter, removeWriter, silent } from "./nas";
 
 const sites = "/srv/fleet/sites";
 
-/** Hash of all that a restore brings back: names, content, modes, owners, times, links, attributes. */
+/**
+ * Hash of what a restore brings back: names, content, modes, owners, times, links, attributes. Not of DokuWiki's caches,
+ * which it writes while it is asked, by the fleet's own probes too.
+ */
 async function hash(site: string): Promise<string> {
-  const words = "--sort=name --numeric-owner --format=posix --pax-option=delete=atime,delete=ctime --xattrs";
+  const words =
+    "--sort=name --numeric-owner --format=posix --pax-option=delete=atime,delete=ctime --xattrs --exclude=htdocs/data/cache --exclude=htdocs/data/locks";
   return (await on("nas1", `sudo sh -c 'cd ${sites}/${site} && tar ${words} -cf - htdocs | sha256sum'`)).trim();
 }
 

@@ -73,7 +73,7 @@ function trouble({ said, error }: Answer<Status>): string {
     ...failing.map(([name, reason]) => `${name}: ${reason}`),
     ...(said.drained ? ["drained"] : []),
     ...(said.unsettled.length > 0 ? ["change not settled"] : []),
-    ...(said.nas === null ? ["snapshots: their program fails"] : said.nas ? nasTrouble(said.nas, Date.now() / 1000) : []),
+    ...(said.nas === undefined ? [] : nasTrouble(said.nas, Date.now() / 1000)),
   ].join("; ");
 }
 

@@ -24,7 +24,9 @@ const lateSeconds = 2 * 3600;
 const freeShare = 0.05;
 
 /** What is wrong with a NAS VM, at a time in seconds since 1970. */
-export function nasTrouble({ last, quotas, free, size }: NasStatus, now: number): string[] {
+export function nasTrouble(status: NasStatus | null, now: number): string[] {
+  if (status === null) return ["snapshots: their program fails"];
+  const { last, quotas, free, size } = status;
   const late = last !== null && now - last.ended > lateSeconds;
   return [
     ...(last?.problems ?? []).map((problem) => `snapshot: ${problem}`),

@@ -9,6 +9,7 @@ describe("fleet status tells of the NAS", () => {
   it("nothing where all is well, and nothing before the first run after a boot", () => {
     expect(nasTrouble(well, now)).toEqual([]);
     expect(nasTrouble({ ...well, last: null }, now)).toEqual([]);
+    expect(nasTrouble(null, now)).toEqual(["snapshots: their program fails"]);
   });
 
   it("a snapshot that failed, and one that never came", () => {

@@ -3,7 +3,7 @@ import type { StackConfig } from "../../config/schema";
 import type { Check } from "../content";
 import { localDirectory } from "../application/tree";
 import { sitesDirectory } from "../nas/mount";
-import { authorityFile, redisPrefix } from "../php/fpm";
+import { redisContext, redisPrefix } from "../php/fpm";
 import { programDirectory } from "../programs";
 import { phpText } from "../application/php-text";
 import { render } from "../render";
@@ -28,13 +28,9 @@ export function moodleConfig(site: Site, { database }: NonNullable<Application["
 }
 
 /** PHP's options of a connection by TLS. Never none at all: Moodle would speak without it. */
-function streamOptions({ ca, name }: NonNullable<NonNullable<StackConfig["redis"]>["tls"]>): string {
-  const options = [
-    "'verify_peer' => true",
-    ...(ca === undefined ? [] : [`'cafile' => ${phpText(authorityFile)}`]),
-    ...(name === undefined ? [] : [`'peer_name' => ${phpText(name)}`]),
-  ];
-  return `[${options.join(", ")}]`;
+function streamOptions(tls: NonNullable<NonNullable<StackConfig["redis"]>["tls"]>): string {
+  const options = redisContext(tls).map(([option, text]) => `${phpText(option)} => ${phpText(text)}`);
+  return `[${["'verify_peer' => true", ...options].join(", ")}]`;
 }
 
 /** What the check of a pending upgrade does with Moodle's answer. $0 is the link to the live generation: a new machine's has no files. */

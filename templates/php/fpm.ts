@@ -25,7 +25,7 @@ export interface FpmSurroundings {
 }
 
 /** Where a PHP VM has the authority of the Redis server. */
-export const authorityFile = "/etc/fleet/redis-ca.pem";
+const authorityFile = "/etc/fleet/redis-ca.pem";
 
 /**
  * Kernel parameters of a PHP VM. FPM waits for its client to take the answer, and a client that died
@@ -271,10 +271,7 @@ export function sessionSettings(site: Site, store: SessionStores): string {
       const { address, port, user, password, tls } = required(store.redis, site, "Redis");
       const login = user === undefined ? { auth: password } : { "auth[user]": user, "auth[pass]": password };
       const auth = Object.entries(login).map(([key, text]) => (text === undefined ? "" : `&${key}=${encodeURIComponent(text)}`));
-      const context = { cafile: tls?.ca && authorityFile, peer_name: tls?.name };
-      const stream = Object.entries(context).map(([key, text]) =>
-        text === undefined ? "" : `&stream[${key}]=${encodeURIComponent(text)}`,
-      );
+      const stream = redisContext(tls).map(([key, text]) => `&stream[${key}]=${encodeURIComponent(text)}`);
       const timeouts = `timeout=${waits.seconds}&read_timeout=${waits.seconds}`;
       const server = `${tls ? "tls" : "tcp"}://${address}:${port}`;
       const path = `${server}?${timeouts}&prefix=${redisPrefix(site)}${auth.join("")}${stream.join("")}`;
@@ -345,6 +342,12 @@ export interface RedisStore {
   readonly password?: string | undefined;
   /** Whether it speaks TLS: with an authority of its own, another name than its address. */
   readonly tls?: { readonly ca?: string | undefined; readonly name?: string | undefined } | undefined;
+}
+
+/** PHP's context options of a connection to the server by TLS, beside what PHP does by itself. */
+export function redisContext(tls: RedisStore["tls"]): [option: string, text: string][] {
+  const context = { cafile: tls?.ca && authorityFile, peer_name: tls?.name };
+  return Object.entries(context).flatMap(([option, text]) => (text === undefined ? [] : [[option, text]]));
 }
 
 /** Session stores of the stack. */

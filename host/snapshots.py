@@ -548,8 +548,7 @@ def clear(name: str, base: int) -> None:
 def limit(site: str, counts: bool = True) -> bool:
     """Has the site's quota count or not; whether it has one that can."""
     path = f"{SITES}/{site}"
-    quota = quotas().get(site)
-    if quota is None or not is_volume(path):
+    if not is_volume(path) or (quota := quotas().get(site)) is None:
         return False
     btrfs("qgroup", "limit", str(quota) if counts else "none", path)
     return True

@@ -5,13 +5,9 @@ import { stallNas, printStall, putWriter, removeWriter, silent } from "./nas";
 
 const sites = "/srv/fleet/sites";
 
-/**
- * Hash of what a restore brings back: names, content, modes, owners, times, links, attributes. Not of DokuWiki's caches,
- * which it writes while it is asked, by the fleet's own probes too.
- */
+/** Hash of all that a restore brings back: names, content, modes, owners, times, links, attributes. */
 async function hash(site: string): Promise<string> {
-  const words =
-    "--sort=name --numeric-owner --format=posix --pax-option=delete=atime,delete=ctime --xattrs --exclude=htdocs/data/cache --exclude=htdocs/data/locks";
+  const words = "--sort=name --numeric-owner --format=posix --pax-option=delete=atime,delete=ctime --xattrs";
   return (await on("nas1", `sudo sh -c 'cd ${sites}/${site} && tar ${words} -cf - htdocs | sha256sum'`)).trim();
 }
 
@@ -86,15 +82,15 @@ describe("one site's damaged tree comes back from the right hour", () => {
   });
 
   it.each([
-    ["a path outside of the site's tree", ["wiki", "--path", "../blog/htdocs"], /allowed: a path below the site's directory/],
+    ["a path outside of the site's tree", ["status", "--path", "../blog/htdocs"], /allowed: a path below the site's directory/],
     ["a site that is not there", ["nobody"], /there is no site 'nobody' on the NAS; there are: blog, status, wiki/],
-    ["a time without a snapshot", ["wiki", "--at", "2001-01-01"], /there is no snapshot of 2001-01-01; the nearest: \d{4}-/],
+    ["a time without a snapshot", ["status", "--at", "2001-01-01"], /there is no snapshot of 2001-01-01; the nearest: \d{4}-/],
   ])("%s is refused, and nothing is touched", async (_, words, told) => {
-    const before = await hash("wiki");
+    const before = await hash("status"); // whose code writes nothing while it is asked, as DokuWiki's does
     const { code, err } = await fleet("snapshot", "restore", ...words);
     expect(code).toBe(2);
     expect(err).toMatch(told);
-    expect(await hash("wiki")).toBe(before);
+    expect(await hash("status")).toBe(before);
   });
 });
 

@@ -250,17 +250,18 @@ function mailFile(site: Site, { mail }: FpmSurroundings): string[] {
 /**
  * Waits of a request for its session store. phpredis asks a server that does not answer three times in a request at the
  * most (is this session there, a new one, what is in it), and does not ask again on a connection that has timed out: so
- * such a server costs a request 1.5 s. Who waits for a lock gives up after a second, with the requests of the same
- * visitor that hold it; a lock whose holder died goes after a minute.
+ * such a server costs a request 1.5 s. Who waits for the lock that a request of the same visitor holds gives up after a
+ * second of sleeps and a round trip for each: few tries, so that slow ones stay within two seconds. A lock whose holder
+ * died goes after a minute.
  */
-const waits = { seconds: 0.5, lockRetries: 40, lockMilliseconds: 25, lockExpire: 60 } as const;
+const waits = { seconds: 0.5, lockRetries: 20, lockMilliseconds: 50, lockExpire: 60 } as const;
 
 /**
  * Waits for Memcached. A server that does not take a connection in time is left out for the rest of the request, so it is
  * waited for once, and what is written meanwhile is on the others alone: a first packet that is lost, which is sent
  * again after a second (RFC 6298), must not come to that. With the lock's 0.75 s it is still within two seconds.
  */
-const memcachedWaits = { connectMilliseconds: 1200, lockRetries: 30 } as const;
+const memcachedWaits = { connectMilliseconds: 1200, lockRetries: 15 } as const;
 
 /** Where sessions go, as FPM settings of the site's pool. Holds a password, so it travels as a secret. */
 export function sessionSettings(site: Site, store: SessionStores): string {

@@ -28,7 +28,7 @@ import { phpexec } from "./scripts";
 
 /*
  * A Moodle-shaped application (tests/soak/moodle) on four nodes of a stack of its own, beside the lab's committed one:
- * the same command line, config.php, dataroot, sessions and cron as Moodle's, from a Git repository of four commits.
+ * the same command line, config.php, dataroot, sessions and cron as Moodle's, from a Git repository of a commit for each of the upgrades.
  */
 
 const host = "moodle.lab.test";
@@ -44,6 +44,8 @@ const upgraded = (version: number, release: string, schema: number) => (text: st
     .replace(/\$release = '\S+/, `$release = '${release}`)
     .replace(/\$schema = \d+/, `$schema = ${schema}`);
 
+const begin = "): void {\n";
+const fault = '    throw new RuntimeException("a step that fails");\n';
 const repository = new Repository("moodle", path.join(__dirname, "moodle"));
 const commits = {
   one: repository.commit(),
@@ -51,7 +53,15 @@ const commits = {
   none: repository.commit({ "version.php": upgraded(2026010300, "4.5.3", 2) }),
   failing: repository.commit({
     "version.php": upgraded(2026010400, "4.5.4", 2),
-    "db/upgrade.php": (text) => text.replace("): void {\n", '): void {\n    throw new RuntimeException("a step that fails");\n'),
+    "db/upgrade.php": (text) => text.replace(begin, `${begin}${fault}`),
+  }),
+  halfway: repository.commit({
+    "version.php": upgraded(2026010500, "4.5.5", 3),
+    "db/upgrade.php": (text) => text.replace(fault, `    set_setting('version', '2026010450');\n${fault}`),
+  }),
+  corrected: repository.commit({
+    "version.php": upgraded(2026010600, "4.5.6", 3),
+    "db/upgrade.php": (text) => text.replace(fault, ""),
   }),
 };
 
@@ -159,6 +169,14 @@ async function underLoad<T>(what: string, work: () => Promise<T>): Promise<{ see
 
 /** A session is kept when no visit is counted anew. */
 const counted = (visits: readonly number[]): boolean => visits.every((n, i) => n === i + 1);
+
+/** Visitors were shown the application's own maintenance page and no other error; the sessions of before go on after it. */
+function expectMaintenanceAlone({ seen, visits }: { seen: Seen; visits: number[] }): void {
+  const errors = Object.keys(seen.errors).map((error) => error.replace(/^\w+: /, ""));
+  expect([...new Set(errors)], JSON.stringify(seen.errors)).toEqual(["status 503 maintenance"]);
+  const served = visits.filter((n) => n > 0); // the maintenance page counts none
+  expect(counted(served), visits.join(" ")).toBe(true);
+}
 
 interface Step {
   readonly op: string;
@@ -329,15 +347,13 @@ describe("an upgrade", () => {
 
   it("that needs an outage shows maintenance and nothing worse; sessions stay", async () => {
     const config = stack({ commit: commits.outage });
-    const { seen, visits, result } = await underLoad("upgrade with an outage", () => moodle("upgrade", config));
+    const outcome = await underLoad("upgrade with an outage", () => moodle("upgrade", config));
+    const { result } = outcome;
     expect(result.code, result.out + result.err).toBe(0);
     expect(result.err).toContain("an outage is needed");
     expect(await releases()).toEqual(["4.5.2"]);
     expect((await said()).database).toBe(2026010200);
-    expect(Object.keys(seen.errors).filter((error) => !error.endsWith("status 503"))).toEqual([]);
-    expect(seen.failed).toBeGreaterThan(0); // the twin of the next one: this load sees an outage
-    const served = visits.filter((n) => n > 0); // the maintenance page counts none
-    expect(counted(served), visits.join(" ")).toBe(true);
+    expectMaintenanceAlone(outcome); // the twin of the next one: this load sees an outage
     const status = await moodle("status", config);
     expect(status.code, status.out + status.err).toBe(0);
   });
@@ -370,22 +386,44 @@ describe("an upgrade", () => {
     expect((await pulumi(["preview", "--expect-no-changes"], undefined, back)).code).toBe(0);
   });
 
+  it("with an outage whose upgrade.php fails half-way changes no node and leaves maintenance on; corrected code goes on from there", async () => {
+    const [half, corrected] = [commits.halfway, commits.corrected].map((commit) => stack({ commit }));
+    const outcome = await underLoad("upgrade that fails half-way, and its correction", async () => {
+      const failed = await moodle("upgrade", half ?? "");
+      const light = await Promise.all(first.map(async (name) => (await getAt((await machine(name)).Address, "/health.php")).out));
+      const page = (await get("/index.php")).out;
+      return { failed, light, page, mended: await moodle("upgrade", corrected ?? "") };
+    });
+    const { failed, light, page, mended } = outcome.result;
+    expect(failed.code).toBe(1);
+    expect(failed.err).toMatch(
+      /failed \(exit \d+\) in the middle; no node was changed, maintenance mode stays on: correct the code and run/,
+    );
+    expect(light.filter((said) => !said.startsWith("OK 4.5.3"))).toEqual([]);
+    expect(page).toBe("maintenance");
+    expect(mended.code, mended.out + mended.err).toBe(0);
+    expect(await releases()).toEqual(["4.5.6"]);
+    expect((await said()).database).toBe(2026010600);
+    expectMaintenanceAlone(outcome);
+    expect((await moodle("status", corrected ?? "")).code).toBe(0);
+  });
+
   it("maintenance mode is on and off by hand, and caches are purged", async () => {
-    const config = stack({ commit: commits.none });
+    const config = stack({ commit: commits.corrected });
     expect((await moodle("maintenance", config, "on")).code).toBe(0);
     expect((await get("/index.php", "-o", "/dev/null", "-w", "%{http_code}")).out).toBe("503");
     expect((await liveWeights()).every((weight) => weight === 1)).toBe(true);
     expect((await moodle("maintenance", config, "off")).code).toBe(0);
-    expect((await said()).database).toBe(2026010300);
+    expect((await said()).database).toBe(2026010600);
     expect((await moodle("purge", config)).code).toBe(0);
   });
 });
 
 it("a commit that is not Moodle's branch is refused by the builder, before any node has it", async () => {
-  const wrong = repository.commit({ "version.php": upgraded(2027010100, "5.0.1", 2) });
+  const wrong = repository.commit({ "version.php": upgraded(2027010100, "5.0.1", 3) });
   repository.publish();
   const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], undefined, stack({ commit: wrong }));
   expect(code).not.toBe(0);
   expect(out + err).toMatch(/the code is Moodle 5\.0\.1 \(Build: 20260101\): set fleet:moodle\.application\.branch/);
-  stack({ commit: commits.none });
+  stack({ commit: commits.corrected });
 });

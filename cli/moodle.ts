@@ -90,7 +90,10 @@ async function upgradeDatabase(moodle: Moodle, outage: boolean): Promise<boolean
   }
   const status = await moodle.script("new", scripts.upgrade, "--non-interactive", ...(outage ? [] : ["--maintenance=0"]));
   if (status === 0) return true;
-  const state = outage ? "maintenance mode stays on" : "the old code serves, though the database may no longer be its own";
+  const closed = outage
+    ? "maintenance mode stays on"
+    : "the site stays open with the old code, though the database may no longer be its own";
+  const state = moodle.cron ? `${closed}, cron stays stopped` : closed;
   const ways = "correct the code and run this again, or restore the database and then: npm run fleet -- moodle maintenance off";
   if (status === lost) {
     moodle.say(`how upgrade.php of the new code ended is not known; no node was changed, ${state}: run this again`);

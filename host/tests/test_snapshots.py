@@ -359,6 +359,7 @@ class Restoring(Disk):
         self.second = self.look("wiki")
 
     def test_a_damaged_tree_comes_back_from_the_hour_that_was_asked_for_and_others_are_untouched(self):
+        Path(f"{self.disk}/sites/blog/htdocs/since").write_text("the snapshot\n")
         others = self.look("blog")
         directory = os.lstat(f"{self.disk}/sites/wiki").st_ino
         self.damage("wiki")

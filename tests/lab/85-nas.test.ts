@@ -52,7 +52,7 @@ describe("one site's damaged tree comes back from the right hour", () => {
     on("nas1", `sudo sh -c 'cd ${sites}/wiki/htdocs && echo ${text} > fleet-test.txt && chown 20002:20002 fleet-test.txt'`);
 
   afterAll(async () => {
-    await on("nas1", `sudo sh -c 'rm -rf ${sites}/wiki/.replaced-* ${sites}/wiki/htdocs/fleet-test.txt'`);
+    await on("nas1", `sudo sh -c 'rm -rf ${sites}/wiki/.replaced-* ${sites}/*/htdocs/fleet-test.txt'`);
   });
 
   it("byte by byte, with modes, owners and times; the live tree is kept, other sites are untouched", async () => {
@@ -63,6 +63,7 @@ describe("one site's damaged tree comes back from the right hour", () => {
     const second = await hash("wiki");
     expect(second).not.toBe(first);
     const newest = await snapshot<{ time: string }>("create", "wiki");
+    await on("nas1", `sudo sh -c 'for site in blog status; do echo since > ${sites}/$site/htdocs/fleet-test.txt; done'`);
     const others = await Promise.all(["blog", "status"].map(hash));
     const listed = await snapshot<{ time: string; by: string }[]>("list", "wiki");
     expect(listed.filter((s) => s.by === "hand").map((s) => s.time)).toEqual(expect.arrayContaining([time, newest.time]));

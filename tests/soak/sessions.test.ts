@@ -59,7 +59,7 @@ async function during(
   begin: () => Promise<unknown>,
   end: () => Promise<unknown>,
   seconds = 8,
-): Promise<{ seen: Seen; plain: Seen; after: Seen }> {
+): Promise<{ seen: Seen; plain: Seen; after: Seen; remembered: boolean }> {
   const probe = startProbe(["get=0.25"], 30);
   const beside = startProbe(["get=0.5"], 30, plainPage); // by the same children, without a session
   await begin();
@@ -68,6 +68,7 @@ async function during(
   tell(what, seen);
   tell("  a page without one", plain);
   const weights = await liveWeights();
+  const remembered = await remembers("status.lab.test");
   await end();
   await sleep(1);
   const again = startProbe(["get=0.25"], 30);
@@ -77,7 +78,7 @@ async function during(
     weights.every((w) => w === 1),
     `${what}: all servers stay in the balancing`,
   ).toBe(true);
-  return { seen, plain, after };
+  return { seen, plain, after, remembered };
 }
 
 const plainPage = { host: "status.lab.test", path: "/fleet-test/plain.php" };
@@ -100,7 +101,8 @@ describe("Redis", () => {
   it.each(faults)(
     "%s: every request ends within two seconds, no pool is used up, and it is over with the fault",
     async (what, begin, end) => {
-      const { seen, plain, after } = await during(what, begin, end);
+      const { seen, plain, after, remembered } = await during(what, begin, end);
+      expect(remembered, "the fault lasts, but for a restart").toBe(what === "Redis restarted");
       expect(seen.sent).toBeGreaterThan(25);
       for (const each of [seen, plain]) expect(Math.max(...each.latencies), JSON.stringify(each.failures)).toBeLessThan(waits + own);
       expect(plain.failed, JSON.stringify(plain.failures)).toBe(0);

@@ -109,13 +109,17 @@ describe("an upgrade that fails leaves the old code serving, and says so", () =>
     const { status, steps, last } = await run(new Noted({ [asked]: 2, [upgraded]: 1, [known]: 1 }));
     expect(status).toBe(1);
     expect(steps.slice(5)).toEqual([upgraded, known]);
-    expect(last).toContain("no node was changed, maintenance mode stays on: correct the code and run this again, or restore the database");
+    expect(last).toContain(
+      "no node was changed, maintenance mode stays on, cron stays stopped: correct the code and run this again, or restore the database",
+    );
   });
 
   it("the connection is lost under upgrade.php: nobody asks in the middle of it, and the site stays closed", async () => {
     const { status, steps, last } = await run(new Noted({ [asked]: 2, [upgraded]: -1 }));
     expect([status, steps.slice(5)]).toEqual([1, [upgraded]]);
-    expect(last).toBe("how upgrade.php of the new code ended is not known; no node was changed, maintenance mode stays on: run this again");
+    expect(last).toBe(
+      "how upgrade.php of the new code ended is not known; no node was changed, maintenance mode stays on, cron stays stopped: run this again",
+    );
   });
 
   it("the switch fails: closed stays closed, open stays open, and another run goes on from there", async () => {

@@ -18,7 +18,7 @@ export interface Source {
 /** What the lab's own stack is made of. */
 export const sources: Source[] = pinned.files;
 
-/** Further PHP versions and their PECL modules, which only some tests build: fetched when one asks for them. */
+/** Further PHP versions, their PECL modules and applications, which only some tests use: fetched when one asks for them. */
 export const versionSources: Source[] = pinned.versions;
 
 /** Directory of the verified tarballs; the annex serves it. */

@@ -5,25 +5,31 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import * as YAML from "yaml";
 import { committedConfig } from "../../lab/paths";
 import { network, relocated } from "../../lab/settings";
-import { sourcesDirectory } from "../../lab/sources";
-import { changedConfig, machine, on, pulumi, root, run, startProbe, temporary, type Outcome, type Page } from "../lab/lab";
+import { sourcesDirectory, sourcesUp, versionSources } from "../../lab/sources";
+import { changedConfig, machine, on, pulumi, root, run, startProbe, temporary, until, type Outcome, type Page } from "../lab/lab";
 import { Repository } from "./code";
+import { phpexec } from "./scripts";
 
-/* WordPress, from Debian's source archive as a Git repository, on two VMs of its own. */
+/* Two platforms of the lab's stack, on two VMs each: WordPress and MediaWiki, from Debian's source archives as Git repositories. */
 
-const host = "press.lab.test";
-const vip = relocated("10.77.0.4");
-const page: Page = { host, path: "/", vip, port: 443 };
-const vms = ["press1", "press2"];
+const hosts = { press: "press.lab.test", pedia: "pedia.lab.test" } as const;
+type Platform = keyof typeof hosts;
+const vips = { press: relocated("10.77.0.4"), pedia: relocated("10.77.0.6") };
+const page: Page = { host: hosts.press, path: "/", vip: vips.press, port: 443 };
+const vms = { press: ["press1", "press2"], pedia: ["pedia1", "pedia2"] } as const;
 
-const unpacked = temporary("wordpress");
-const archive = fs.readdirSync(sourcesDirectory).find((name) => /^wordpress-.*\.tar/.test(name)) ?? "";
-execFileSync("tar", ["-xf", path.join(sourcesDirectory, archive), "-C", unpacked, "--strip-components=1"]);
-const repository = new Repository("press", unpacked);
-const commits = { one: repository.commit(), two: repository.commit({ "fleet-two.txt": () => "two\n" }) };
+/** A tree with what an archive of the lab holds, below a directory of it, without what these patterns of tar's name. */
+function unpacked(archive: RegExp, below: string, without: readonly string[] = []): string {
+  const tree = temporary("code");
+  const name = fs.readdirSync(sourcesDirectory).find((file) => archive.test(file)) ?? "";
+  fs.mkdirSync(path.join(tree, below), { recursive: true });
+  const excluded = ["--anchored", "--no-wildcards-match-slash", ...without.map((pattern) => `--exclude=*/${pattern}`)];
+  execFileSync("tar", [...excluded, "-xf", path.join(sourcesDirectory, name), "-C", path.join(tree, below), "--strip-components=1"]);
+  return tree;
+}
 
 /** The operator's wp-config.php: the database is the lab's, with tables of its own. */
-const config = `<?php
+const wordpress = `<?php
 define('DB_NAME', 'wordpress');
 define('DB_USER', 'wordpress');
 define('DB_PASSWORD', $fleet['databasePassword']);
@@ -35,54 +41,131 @@ defined('ABSPATH') || define('ABSPATH', $fleet['code'] . '/');
 require_once ABSPATH . 'wp-settings.php';
 `;
 
-function withPress(): string {
-  const folder = temporary("stack");
-  const text = path.join(folder, "wp-config.php");
-  fs.writeFileSync(text, config);
-  const stack = YAML.parse(fs.readFileSync(committedConfig, "utf8"), { merge: true }) as { config: Record<string, unknown> };
-  stack.config["fleet:dedicated"] = {
+/** The operator's LocalSettings.php; what MediaWiki compiles of its messages is kept on each VM. */
+const mediawiki = `<?php
+$wgSitename = 'Fleet pedia';
+$wgServer = 'https://${hosts.pedia}';
+$wgScriptPath = '';
+$wgArticlePath = '/wiki/$1';
+$wgDBserver = '${relocated("10.77.0.5")}';
+$wgDBname = 'wordpress';
+$wgDBuser = 'wordpress';
+$wgDBpassword = $fleet['databasePassword'];
+$wgDBprefix = 'pedia_';
+$wgSecretKey = hash_hmac('sha256', 'secret', $fleet['key']);
+$wgMainCacheType = CACHE_NONE;
+$wgCacheDirectory = '/var/cache/fleet/pedia';
+wfLoadSkin('Vector');
+$wgDefaultSkin = 'vector';
+`;
+
+const visits = `<?php session_start(); echo gethostname(), ' ', $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1, "\n";
+`;
+
+interface Code {
+  readonly repository: Repository;
+  readonly commit: string;
+}
+
+const php = { version: "8.2", maxChildren: 3 };
+const ini = { memory_limit: "64M", post_max_size: "8M", upload_max_filesize: "8M", "opcache.memory_consumption": 96 };
+const database = { host: "10.77.0.5" };
+
+function applications(folder: string, press: Code, pedia: Code): Record<Platform, object> {
+  const file = (name: string, text: string): string => {
+    fs.writeFileSync(path.join(folder, name), text);
+    return path.join(folder, name);
+  };
+  const code = ({ repository, commit }: Code): object => ({ repository: `http://10.77.0.5/${repository.name}.git`, commit });
+  return {
     press: {
-      vcpu: 1,
-      memory: "1 GB",
-      disk: "10 GB",
-      vip: "10.77.0.4",
-      hosts: { press1: "10.77.0.67", press2: "10.77.0.68" },
-      application: {
-        hosts: [host],
-        uid: 59002,
-        code: { repository: "http://10.77.0.5/press.git", commit: commits.one },
-        fallback: "/index.php",
-        writable: ["wp-content/uploads"],
-        config: { path: "wp-config.php", file: text },
-        database: { host: "10.77.0.5" },
-        php: {
-          version: "8.2",
-          modules: ["curl", "dom", "exif", "fileinfo", "gd", "mbstring", "mysqli", "openssl", "xml", "zip"],
-          maxChildren: 3,
-          ini: { memory_limit: "64M", post_max_size: "8M", upload_max_filesize: "8M", "opcache.memory_consumption": 96 },
-        },
-      },
+      hosts: [hosts.press],
+      uid: 59002,
+      code: code(press),
+      fallback: "/index.php",
+      writable: ["wp-content/uploads"],
+      config: { path: "wp-config.php", file: file("wp-config.php", wordpress) },
+      database,
+      php: { ...php, modules: ["curl", "dom", "exif", "fileinfo", "gd", "mbstring", "mysqli", "openssl", "xml", "zip"], ini },
     },
+    pedia: {
+      hosts: [hosts.pedia],
+      uid: 59003,
+      code: code(pedia),
+      documentRoot: "wiki",
+      fallback: "/index.php",
+      config: { path: "wiki/LocalSettings.php", file: file("LocalSettings.php", mediawiki) },
+      database,
+      php: {
+        ...php,
+        modules: ["ctype", "dom", "fileinfo", "iconv", "intl", "mbstring", "mysqli", "redis", "session", "xml", "xmlreader"],
+        ini: { ...ini, memory_limit: "128M" },
+      },
+      sessions: "redis",
+    },
+  };
+}
+
+/** The lab's committed stack with both, and a PHP build that has what MediaWiki asks for. */
+function withPlatforms(press: Code, pedia: Code): string {
+  const folder = temporary("stack");
+  const stack = YAML.parse(fs.readFileSync(committedConfig, "utf8"), { merge: true }) as {
+    config: { "fleet:php": { "8.2": { modules: string[] } }; "fleet:network": object; "fleet:dedicated"?: object };
+  };
+  const application = applications(folder, press, pedia);
+  const size = { vcpu: 1, memory: "1 GB", disk: "10 GB" };
+  stack.config["fleet:php"]["8.2"].modules.push("intl");
+  // The lab's kernel takes two prefixes in a unit's list: with this one the VIPs and the annex are one.
+  Object.assign(stack.config["fleet:network"], { openToSites: ["10.77.0.7"] });
+  stack.config["fleet:dedicated"] = {
+    press: { ...size, vip: "10.77.0.4", hosts: { press1: "10.77.0.67", press2: "10.77.0.68" }, application: application.press },
+    pedia: { ...size, vip: "10.77.0.6", hosts: { pedia1: "10.77.0.69", pedia2: "10.77.0.70" }, application: application.pedia },
   };
   const file = path.join(folder, "Pulumi.lab.yaml");
   fs.writeFileSync(file, YAML.stringify(stack, { aliasDuplicateObjects: false }));
   return file;
 }
 
-const getAt = (address: string, file: string, ...options: string[]): Promise<Outcome> => {
+const getAt = (platform: Platform, address: string, file: string, ...options: string[]): Promise<Outcome> => {
+  const host = hosts[platform];
   const words = ["-sSk", "--max-time", "60", "--resolve", `${host}:443:${address}`, ...options, `https://${host}${file}`];
   return run("ip", ["netns", "exec", network.namespace, "curl", ...words]);
 };
+const get = (platform: Platform, file: string, ...options: string[]): Promise<Outcome> => getAt(platform, vips[platform], file, ...options);
+
+/** What each VM of a platform answers, past the balancing. */
+const everyVm = (platform: Platform, file: string): Promise<string[]> =>
+  Promise.all(vms[platform].map(async (name) => (await getAt(platform, (await machine(name)).Address, file)).out));
+
+const forgetData = async (): Promise<void> => {
+  await on("nas1", "sudo rm -rf /srv/fleet/sites/press /srv/fleet/sites/pedia");
+  const tables = `SELECT CONCAT('DROP TABLE ', table_name, ';') FROM information_schema.tables WHERE table_schema = 'wordpress' AND (table_name LIKE 'press\\_%' OR table_name LIKE 'pedia\\_%')`;
+  await on("annex", `echo "${tables}" | sudo mariadb -N | sudo mariadb wordpress`);
+};
+
+const repositories: Repository[] = [];
+/** Commits of WordPress: as it is, and another one. */
+const commits = { one: "", two: "" };
 
 beforeAll(async () => {
-  repository.publish();
-  const up = await run("bash", ["lab/lab", "up", "--config", withPress()], {}, root);
+  await sourcesUp(versionSources);
+  await forgetData();
+  const press = new Repository("press", unpacked(/^wordpress-/, "."));
+  // As an operator would have it: no extensions, one skin, one language.
+  const rest = ["extensions/*", "tests", "docs", "skins/[!V]*", "languages/i18n/[!e]*"];
+  const pedia = new Repository("pedia", unpacked(/^mediawiki-/, "wiki", rest));
+  repositories.push(press, pedia);
+  Object.assign(commits, { one: press.commit(), two: press.commit({ "fleet-two.txt": () => "two\n" }) });
+  const commit = pedia.commit({ "wiki/visits.php": () => visits, "private.txt": () => "private\n" });
+  for (const repository of repositories) repository.publish();
+  const config = withPlatforms({ repository: press, commit: commits.one }, { repository: pedia, commit });
+  const up = await run("bash", ["lab/lab", "up", "--config", config], {}, root);
   expect(up.code, up.out + up.err).toBe(0);
 });
 afterAll(async () => {
   const { code, out, err } = await run("bash", ["lab/lab", "up"], {}, root);
-  await on("nas1", "sudo rm -rf /srv/fleet/sites/press");
-  repository.remove();
+  await forgetData();
+  for (const repository of repositories) repository.remove();
   expect(code, out + err).toBe(0);
 });
 
@@ -99,14 +182,12 @@ describe("WordPress on VMs of its own", () => {
       language: "",
     };
     fs.writeFileSync(form, new URLSearchParams(fields).toString(), { mode: 0o600 });
-    if (!(await getAt(vip, "/", "-L")).out.includes("Fleet press")) {
-      expect((await getAt(vip, "/wp-admin/install.php?step=2", "--data", `@${form}`)).out).toContain("WordPress has been installed");
-    }
-    for (const name of vms) expect((await getAt((await machine(name)).Address, "/")).out).toContain("<title>Fleet press");
+    expect((await get("press", "/wp-admin/install.php?step=2", "--data", `@${form}`)).out).toContain("WordPress has been installed");
+    for (const front of await everyVm("press", "/")) expect(front).toContain("<title>Fleet press");
     // A name of no file goes to the fallback, which shows the front page: permanent links are off here, as WordPress does
     // not reach itself by its name when it is installed.
-    expect((await getAt(vip, "/no/such/page/", "-o", "/dev/null", "-w", "%{http_code}")).out).toBe("200");
-    expect((await getAt(vip, "/no/such/page/")).out).toContain("Fleet press");
+    expect((await get("press", "/no/such/page/", "-o", "/dev/null", "-w", "%{http_code}")).out).toBe("200");
+    expect((await get("press", "/no/such/page/")).out).toContain("Fleet press");
   });
 
   it("keeps its uploads on the NAS, serves them from every VM, and runs none of them", async () => {
@@ -115,9 +196,10 @@ describe("WordPress on VMs of its own", () => {
       "nas1",
       `for f in a.txt a.php; do echo '<?php echo 6 * 7;' | sudo install -o 59002 -g 59002 -m 644 /dev/stdin ${uploads}/$f; done`,
     );
-    for (const name of vms) {
-      const { Address } = await machine(name);
-      for (const file of ["a.txt", "a.php"]) expect((await getAt(Address, `/wp-content/uploads/${file}`)).out).toBe("<?php echo 6 * 7;\n");
+    for (const file of ["a.txt", "a.php"]) {
+      expect(new Set(await everyVm("press", `/wp-content/uploads/${file}`))).toEqual(new Set(["<?php echo 6 * 7;\n"]));
+    }
+    for (const name of vms.press) {
       expect(await on(name, "readlink /opt/code/press-*/wp-content/uploads")).toBe("/srv/sites/press/wp-content/uploads\n");
     }
   });
@@ -130,6 +212,47 @@ describe("WordPress on VMs of its own", () => {
     process.stdout.write(`\nother code: ${seen.failed} of ${seen.sent} failed, p99 ${seen.p99} s, ${seen.resent} sent again\n`);
     expect(code, out + err).toBe(0);
     expect(seen.failed, seen.failures.join("; ")).toBe(0);
-    for (const name of vms) expect((await getAt((await machine(name)).Address, "/fleet-two.txt")).out).toBe("two\n");
+    expect(await everyVm("press", "/fleet-two.txt")).toEqual(["two\n", "two\n"]);
+  });
+});
+
+describe("MediaWiki on VMs of its own, beside them", () => {
+  const edit = (text: string): Promise<Outcome> => phpexec(["pedia", "wiki/maintenance/edit.php", "--summary=A test", "Main_Page"], text);
+
+  it("has its tables made by its own script, and shows a page by its path from both VMs", async () => {
+    const code = (await on("pedia1", "ls -d /opt/code/pedia-*")).trim();
+    for (const file of ["tables.sql", "tables-generated.sql"]) {
+      const { code: status, out, err } = await phpexec(["pedia", "wiki/maintenance/sql.php", `${code}/wiki/maintenance/${file}`]);
+      expect(status, out + err).toBe(0);
+    }
+    const edited = await edit("The first text of the ''fleet''.");
+    expect(edited.code, edited.out + edited.err).toBe(0);
+    for (const shown of await everyVm("pedia", "/wiki/Main_Page")) expect(shown).toContain("The first text of the <i>fleet</i>.");
+    expect((await edit("Another text.")).code).toBe(0);
+    for (const shown of await everyVm("pedia", "/wiki/Main_Page")) expect(shown).toContain("Another text.");
+  });
+
+  it("keeps its compiled messages on each VM, and nothing beside its document root is served", async () => {
+    for (const name of vms.pedia) {
+      expect(await on(name, "sudo ls /var/cache/fleet/pedia")).toMatch(/l10n/);
+      expect(await on(name, "cat /opt/code/pedia-*/private.txt")).toBe("private\n");
+    }
+    for (const answered of await everyVm("pedia", "/private.txt")) expect(answered).not.toBe("private\n");
+    for (const answered of await everyVm("pedia", "/RELEASE-NOTES-1.39")) expect(answered).toContain("MediaWiki 1.39");
+  });
+
+  it("has its sessions in Redis: a visitor is known on both VMs", async () => {
+    const jar = path.join(temporary("jar"), "cookies");
+    const seen: [vm: string, visits: number][] = [];
+    await until(
+      async () => {
+        const [vm = "", count = "0"] = (await get("pedia", "/visits.php", "-b", jar, "-c", jar)).out.trim().split(" ");
+        seen.push([vm, Number(count)]);
+        return new Set(seen.map(([name]) => name)).size === 2;
+      },
+      60,
+      "both VMs have answered",
+    );
+    expect(seen.map(([, count]) => count)).toEqual(seen.map((_, i) => i + 1));
   });
 });

@@ -59,29 +59,25 @@ wfLoadSkin('Vector');
 $wgDefaultSkin = 'vector';
 `;
 
-const visits = `<?php session_start(); echo gethostname(), ' ', $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1, "\n";
-`;
+const visits = "<?php session_start(); echo gethostname(), ' ', $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1;\n";
 
-interface Code {
-  readonly repository: Repository;
-  readonly commit: string;
-}
+type Commits = Readonly<Record<Platform, string>>;
 
 const php = { version: "8.2", maxChildren: 3 };
 const ini = { memory_limit: "64M", post_max_size: "8M", upload_max_filesize: "8M", "opcache.memory_consumption": 96 };
 const database = { host: "10.77.0.5" };
 
-function applications(folder: string, press: Code, pedia: Code): Record<Platform, object> {
+function applications(folder: string, commits: Commits): Record<Platform, object> {
   const file = (name: string, text: string): string => {
     fs.writeFileSync(path.join(folder, name), text);
     return path.join(folder, name);
   };
-  const code = ({ repository, commit }: Code): object => ({ repository: `http://10.77.0.5/${repository.name}.git`, commit });
+  const code = (name: Platform): object => ({ repository: `http://10.77.0.5/${name}.git`, commit: commits[name] });
   return {
     press: {
       hosts: [hosts.press],
       uid: 59002,
-      code: code(press),
+      code: code("press"),
       fallback: "/index.php",
       writable: ["wp-content/uploads"],
       config: { path: "wp-config.php", file: file("wp-config.php", wordpress) },
@@ -91,7 +87,7 @@ function applications(folder: string, press: Code, pedia: Code): Record<Platform
     pedia: {
       hosts: [hosts.pedia],
       uid: 59003,
-      code: code(pedia),
+      code: code("pedia"),
       documentRoot: "wiki",
       fallback: "/index.php",
       config: { path: "wiki/LocalSettings.php", file: file("LocalSettings.php", mediawiki) },
@@ -107,12 +103,12 @@ function applications(folder: string, press: Code, pedia: Code): Record<Platform
 }
 
 /** The lab's committed stack with both, and a PHP build that has what MediaWiki asks for. */
-function withPlatforms(press: Code, pedia: Code): string {
+function withPlatforms(commits: Commits): string {
   const folder = temporary("stack");
   const stack = YAML.parse(fs.readFileSync(committedConfig, "utf8"), { merge: true }) as {
     config: { "fleet:php": { "8.2": { modules: string[] } }; "fleet:network": object; "fleet:dedicated"?: object };
   };
-  const application = applications(folder, press, pedia);
+  const application = applications(folder, commits);
   const size = { vcpu: 1, memory: "1 GB", disk: "10 GB" };
   stack.config["fleet:php"]["8.2"].modules.push("intl");
   // The lab's kernel takes two prefixes in a unit's list: with this one the VIPs and the annex are one.
@@ -145,21 +141,21 @@ const forgetData = async (): Promise<void> => {
 
 const repositories: Repository[] = [];
 /** Commits of WordPress: as it is, and another one. */
-const commits = { one: "", two: "" };
+const press = { one: "", two: "" };
 
 beforeAll(async () => {
-  await sourcesUp(versionSources);
+  await sourcesUp(versionSources.filter(({ name }) => name.startsWith("mediawiki-")));
   await forgetData();
-  const press = new Repository("press", unpacked(/^wordpress-/, "."));
+  const wordpressCode = new Repository("press", unpacked(/^wordpress-/, "."));
   // As an operator would have it: no extensions, one skin, one language.
   const rest = ["extensions/*", "tests", "docs", "skins/[!V]*", "languages/i18n/[!e]*"];
-  const pedia = new Repository("pedia", unpacked(/^mediawiki-/, "wiki", rest));
-  repositories.push(press, pedia);
-  Object.assign(commits, { one: press.commit(), two: press.commit({ "fleet-two.txt": () => "two\n" }) });
-  const commit = pedia.commit({ "wiki/visits.php": () => visits, "private.txt": () => "private\n" });
+  const mediawikiCode = new Repository("pedia", unpacked(/^mediawiki-/, "wiki", rest));
+  repositories.push(wordpressCode, mediawikiCode);
+  press.one = wordpressCode.commit();
+  press.two = wordpressCode.commit({ "fleet-two.txt": () => "two\n" });
+  const pedia = mediawikiCode.commit({ "wiki/visits.php": () => visits, "private.txt": () => "private\n" });
   for (const repository of repositories) repository.publish();
-  const config = withPlatforms({ repository: press, commit: commits.one }, { repository: pedia, commit });
-  const up = await run("bash", ["lab/lab", "up", "--config", config], {}, root);
+  const up = await run("bash", ["lab/lab", "up", "--config", withPlatforms({ press: press.one, pedia })], {}, root);
   expect(up.code, up.out + up.err).toBe(0);
 });
 afterAll(async () => {
@@ -205,7 +201,7 @@ describe("WordPress on VMs of its own", () => {
   });
 
   it("other code is a switch of generations that loses no request", async () => {
-    const changed = changedConfig((text) => text.replace(commits.one, commits.two));
+    const changed = changedConfig((text) => text.replace(press.one, press.two));
     const probe = startProbe(["get=1", "keep=1"], 60, page);
     const { code, out, err } = await pulumi(["up", "--yes", "--skip-preview"], undefined, changed);
     const seen = await probe.stop();

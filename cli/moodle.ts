@@ -64,9 +64,7 @@ export async function upgrade(moodle: Moodle): Promise<number> {
   }
   if (need !== "nothing" && !(await upgradeDatabase(moodle, need === "outage"))) return 1;
   if (!(await moodle.switchCode())) {
-    const fate = need === "outage" ? "maintenance mode stays on" : "the site stays open";
-    if (need !== "outage") await reopen(moodle);
-    moodle.say(`the new code does not serve, though the database is upgraded: ${fate}. Correct what failed and run this again`);
+    moodle.say(`the new code does not serve on every node; ${await fate(moodle, after[need])}`);
     return 1;
   }
   const purged = await moodle.script("live", scripts.purge);
@@ -75,37 +73,48 @@ export async function upgrade(moodle: Moodle): Promise<number> {
   return purged === 0 && reopened ? 0 : 1;
 }
 
-/** Whether the new code's upgrade.php went through. Where it did not, the old code is asked whether it can go on. */
+/** How the site is when its database is upgraded. With nothing to upgrade, a run before this one may have closed it. */
+const after = {
+  outage: "maintenance mode stays on",
+  "no outage": "the site stays open",
+  nothing: "the site stays open or closed as it is",
+};
+
+/** Whether the new code's upgrade.php went through. */
 async function upgradeDatabase(moodle: Moodle, outage: boolean): Promise<boolean> {
   // Before maintenance mode: visitors need not wait for what cron is doing.
   if (moodle.cron && (await moodle.script("live", scripts.cron, `--disable-wait=${cronSeconds}`)) !== 0) {
-    await reopen(moodle);
-    moodle.say("cron could not be stopped; nothing was changed, the old code serves");
+    moodle.say(`cron could not be stopped; ${await fate(moodle, after.nothing)}`);
     return false;
   }
   if (outage && (await moodle.script("live", scripts.maintenance, "--enable")) !== 0) {
-    await reopen(moodle);
-    moodle.say("maintenance mode could not be entered; nothing was changed, the old code serves");
+    moodle.say(`maintenance mode could not be entered; ${await fate(moodle, after.nothing)}`);
     return false;
   }
   const status = await moodle.script("new", scripts.upgrade, "--non-interactive", ...(outage ? [] : ["--maintenance=0"]));
   if (status === 0) return true;
-  const closed = outage
-    ? "maintenance mode stays on"
-    : "the site stays open with the old code, though the database may no longer be its own";
-  const state = moodle.cron ? `${closed}, cron stays stopped` : closed;
-  const ways = "correct the code and run this again, or restore the database and then: npm run fleet -- moodle maintenance off";
+  const site = outage ? after.outage : after["no outage"];
   if (status === lost) {
-    moodle.say(`how upgrade.php of the new code ended is not known; no node was changed, ${state}: run this again`);
-    return false;
+    moodle.say(`how upgrade.php of the new code ended is not known; no node was changed, ${stays(moodle, site)}: run this again`);
+  } else {
+    moodle.say(`upgrade.php of the new code failed (exit ${status}); ${await fate(moodle, site)}`);
   }
-  const fits = (await moodle.script("live", scripts.upgrade, "--is-pending")) === 0;
-  if (fits && (await reopen(moodle))) {
-    moodle.say(`upgrade.php of the new code failed (exit ${status}); the old code knows the database and serves on`);
-    return false;
-  }
-  moodle.say(`upgrade.php of the new code failed (exit ${status}) in the middle; no node was changed, ${state}: ${ways}`);
   return false;
+}
+
+const stays = (moodle: Moodle, site: string): string => (moodle.cron ? `${site}, cron stays stopped` : site);
+
+/**
+ * What becomes of the site after a failure: cron and visitors may go on where the old code knows the database on
+ * every node. Where it does not, as after an upgrade that ended half-way, be it one of an earlier run, nothing is opened.
+ */
+async function fate(moodle: Moodle, site: string): Promise<string> {
+  if (!(await moodle.everywhere("live", scripts.upgrade, "--is-pending"))) {
+    const ways = "correct what failed and run this again, or restore the database and then: npm run fleet -- moodle maintenance off";
+    return `the old code does not know the database, ${stays(moodle, site)}: ${ways}`;
+  }
+  if (await reopen(moodle)) return "the old code knows the database and serves on";
+  return "the old code knows the database, but cron or maintenance mode is not as it was: npm run fleet -- moodle maintenance off";
 }
 
 /** Cron goes on and maintenance mode ends, whoever stopped and began them; whether both went well. */

@@ -70,6 +70,7 @@ describe("the service goes on when a machine is killed", () => {
     for (const { seen, broken, longest } of kills) {
       expect(seen.outage, JSON.stringify(seen.failures)).toBeLessThanOrEqual(longest);
       expect(seen.quiet, JSON.stringify(seen.failures)).toBeGreaterThan(5);
+      expect(seen.failed).toBeGreaterThan(0); // it was felt
       expect(broken).toEqual([]);
     }
     // Each time the other one, and none has taken the addresses back.

@@ -1,7 +1,7 @@
 import { order } from "../../lab/vcenter";
 import { network } from "../../lab/settings";
 import { clear, put, served } from "../soak/scripts";
-import { ipvs, liveDirector, machine, quantile, run, sleep, startProbe, vip, type Seen } from "./lab";
+import { ipvs, liveDirector, liveWeights, machine, quantile, run, sleep, startProbe, vip, type Seen } from "./lab";
 
 /** Server of every machine's mount, in its health responder's words when it answers nobody. */
 export const silent = "its server answers nobody";
@@ -89,7 +89,7 @@ export async function stallNas(
   }
 }
 
-/** Waits until each of them answers within a second on each Apache VM, and from each PHP VM. */
+/** Waits until each of them answers within a second on each Apache VM, and from each PHP VM, and all of these are balanced. */
 async function answers(seconds: number): Promise<void> {
   const apaches = await Promise.all(["web1", "web2"].map(machine));
   const ask = async (address: string, path: string): Promise<string | undefined> => {
@@ -103,7 +103,7 @@ async function answers(seconds: number): Promise<void> {
     const answered = await Promise.all(asked);
     if (answered.includes(undefined)) awake = new Set();
     else for (const [host] of answered.join("").matchAll(/php[12]/g)) awake.add(host);
-    if (awake.size === 2) return;
+    if (awake.size === 2 && (await liveWeights()).every((weight) => weight === 1)) return;
   }
   throw new Error(`not all of ${Object.values(places).join(", ")} answer within a second, ${seconds} s after the NAS is back`);
 }

@@ -9,6 +9,7 @@ import {
   holders,
   killLive,
   knownHolder,
+  longestOutage,
   putFile,
   secondsUntilOut,
   spread,
@@ -101,7 +102,7 @@ describe("the live director is stunned", () => {
     const stuns: Stun[] = [];
     for (let i = 0; i < 3; i++) stuns.push(await stunLive(length));
     process.stdout.write(
-      `\nstunned for ${length} s: no answer for ${spread(stuns.map((s) => s.silence))}; answers again after the thaw ${spread(stuns.map((s) => s.answersAgain))}; failed ${stuns.map((s) => s.seen.failed).join(", ")}\n`,
+      `\nstunned for ${length} s: no answer for ${spread(stuns.map((s) => s.silence))}; answers again after the thaw ${spread(stuns.map((s) => s.answersAgain))}, longest without one after it ${spread(stuns.map((s) => s.paused))}; failed ${stuns.map((s) => s.seen.failed).join(", ")}\n`,
     );
     for (const stun of stuns) {
       expectNoLonger(stun, length);
@@ -166,11 +167,47 @@ describe.each(["web1", "php1"])("%s is cut off", (name) => {
       await sleep(5);
       const seen = await probe.stop();
       await order(name, "heal");
-      process.stdout.write(`\n${name} is cut off: out after ${outs.at(-1)?.toFixed(2)} s, failed ${seen.failed} of ${seen.sent}`);
-      expect(seen.quiet, JSON.stringify(seen.failures)).toBeGreaterThan(3); // none once it is out
+      process.stdout.write(
+        `\n${name} is cut off: out after ${outs.at(-1)?.toFixed(2)} s, failed ${seen.failed} of ${seen.sent}, none in the last ${seen.quiet} s`,
+      );
+      expect(seen.quiet, JSON.stringify(seen.failures)).toBeGreaterThan(4); // of five after that
     }
     process.stdout.write(`\n${name}: out of the balancing ${spread(outs)}\n`);
     expect(Math.max(...outs)).toBeLessThanOrEqual(3);
+  });
+});
+
+describe("the live director is cut off", () => {
+  afterEach(() => both((name) => order(name, "heal")));
+
+  it("the other has the addresses within what VRRP takes; plugged in again, one holds them within 3 s and clients send to that one", async () => {
+    await settled();
+    const name = await liveDirector();
+    const longest = await longestOutage(name);
+    const cut = startProbe();
+    await sleep(2);
+    await order(name, "cut");
+    await sleep(12);
+    const seen = await cut.stop();
+    const healed = startProbe();
+    await sleep(1);
+    await order(name, "heal");
+    const since = Date.now();
+    await until(async () => (await holders()).length === 1, 10, "one holds the VIP");
+    const alone = (Date.now() - since) / 1000;
+    await sleep(5);
+    const [holder] = await holders();
+    const known = await knownHolder();
+    const after = await healed.stop();
+    process.stdout.write(
+      `\nthe live director is cut off: outage ${seen.outage} s of ${longest.toFixed(1)}; plugged in: one holder after ${alone.toFixed(1)} s, outage ${after.outage} s\n`,
+    );
+    expect(seen.failed).toBeGreaterThan(0);
+    for (const time of [seen.outage, after.outage])
+      expect(time, JSON.stringify([...seen.failures, ...after.failures])).toBeLessThanOrEqual(longest);
+    expect(seen.quiet).toBeGreaterThan(5);
+    expect(alone).toBeLessThanOrEqual(3);
+    expect(known).toBe(holder);
   });
 });
 

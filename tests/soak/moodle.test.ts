@@ -46,6 +46,7 @@ const upgraded = (version: number, release: string, schema: number) => (text: st
     .replace(/\$schema = \d+/, `$schema = ${schema}`);
 
 const begin = "): void {\n";
+const step = "    set_setting('version', '2026010450');\n";
 const fault = '    throw new RuntimeException("a step that fails");\n';
 const repository = new Repository("moodle", path.join(__dirname, "moodle"));
 const commits = {
@@ -58,11 +59,11 @@ const commits = {
   }),
   halfway: repository.commit({
     "version.php": upgraded(2026010500, "4.5.5", 3),
-    "db/upgrade.php": (text) => text.replace(fault, `    set_setting('version', '2026010450');\n${fault}`),
+    "db/upgrade.php": (text) => text.replace(fault, `${step}${fault}`),
   }),
   corrected: repository.commit({
     "version.php": upgraded(2026010600, "4.5.6", 3),
-    "db/upgrade.php": (text) => text.replace(fault, ""),
+    "db/upgrade.php": (text) => text.replace(step, "").replace(fault, ""),
   }),
 };
 
@@ -327,7 +328,11 @@ describe("scaling is an edit of the stack's configuration", () => {
     expect(beside(steps)).toEqual(elsewhere);
     const { seen, visits, result } = await underLoad("6 to 4", () => pulumi(["up", "--yes", "--skip-preview"], undefined, config));
     expect(result.code, result.out + result.err).toBe(0);
-    expect(result.out + result.err).toMatch(/draining \S+ \S+, which will be balanced no more/);
+    for (const address of ["10.77.0.65", "10.77.0.66"].map(relocated)) {
+      expect(result.out + result.err).toMatch(
+        new RegExp(`draining [^\\n]*${address.replaceAll(".", "\\.")}\\b[^\\n]*, which will be balanced no more`),
+      );
+    }
     expect(seen.failed, seen.failures.join("; ")).toBe(0);
     expect(counted(visits), visits.join(" ")).toBe(true);
     expect((await machines()).map((m) => m.Name)).not.toEqual(expect.arrayContaining([more[0]]));
@@ -338,6 +343,9 @@ describe("scaling is an edit of the stack's configuration", () => {
 
 describe("an upgrade", () => {
   const releases = async (): Promise<string[]> => [...new Set((await everyNode(first)).map((n) => n.release.split(" ")[0] ?? ""))];
+
+  const cronEnabled = async (): Promise<string> =>
+    (await on("annex", `echo "SELECT value FROM mdl_config WHERE name = 'cron_enabled'" | sudo mariadb -N moodle`)).trim();
 
   it("that `up` alone would skip is refused, by name, and the old code serves", async () => {
     const config = stack({ commit: commits.outage });
@@ -397,15 +405,16 @@ describe("an upgrade", () => {
       const everywhere = (file: string): Promise<string[]> =>
         Promise.all(first.map(async (name) => (await getAt((await machine(name)).Address, file)).out.slice(0, 11)));
       const [light, pages] = [await everywhere("/health.php"), await everywhere("/index.php")];
-      return { failed, light, pages, mended: await moodle("upgrade", stack({ commit: commits.corrected })) };
+      return { failed, light, pages, cron: await cronEnabled(), mended: await moodle("upgrade", stack({ commit: commits.corrected })) };
     });
-    const { failed, light, pages, mended } = outcome.result;
+    const { failed, light, pages, cron, mended } = outcome.result;
     expect(failed.code).toBe(1);
     expect(failed.err).toMatch(
-      /failed \(exit \d+\) in the middle; no node was changed, maintenance mode stays on, cron stays stopped: correct the code and run/,
+      /failed \(exit \d+\); the old code does not know the database, maintenance mode stays on, cron stays stopped: correct what failed/,
     );
     expect(light.map((text) => text.slice(0, 8))).toEqual(first.map(() => "OK 4.5.3"));
     expect(pages).toEqual(first.map(() => "maintenance"));
+    expect([cron, await cronEnabled()]).toEqual(["0", "1"]);
     expect(mended.code, mended.out + mended.err).toBe(0);
     expect(await releases()).toEqual(["4.5.6"]);
     expect((await said()).database).toBe(2026010600);

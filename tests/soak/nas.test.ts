@@ -20,6 +20,10 @@ describe.each([
     expect(stall.back).toBeLessThan(10);
     // Apache waits two minutes for PHP: what came in the shorter stall waited and was answered.
     if (seconds < 60) for (const seen of [stall.page, stall.file, stall.writes]) expect(seen.failed, JSON.stringify(seen.failures)).toBe(0);
+    // What came to PHP after that is told: 504, or 503 where too many came at once.
+    const told = [stall.page, stall.writes].flatMap(({ errors }) => Object.keys(errors));
+    expect(told.filter((error) => !/^get: status 50[34]$/.test(error))).toEqual([]);
+    expect(stall.file.failed, JSON.stringify(stall.file.failures)).toBe(0);
     await settled();
     const left = await on("php1", "ps -eo state,args | awk '$1 == \"D\" && /php-fpm|python3/' | wc -l");
     expect(left.trim()).toBe("0");

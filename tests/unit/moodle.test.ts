@@ -52,7 +52,7 @@ const closed = "live maintenance.php --enable";
 /** Once, and then on every node, which may remember the page. */
 const opened = ["live maintenance.php --disable", "every live maintenance.php --disable"];
 const purged = "live purge_caches.php";
-const known = "live upgrade.php --is-pending";
+const known = "every live upgrade.php --is-pending";
 const upgraded = "new upgrade.php --non-interactive";
 
 async function run(moodle: Noted): Promise<{ status: number; steps: string[]; last: string }> {
@@ -89,13 +89,31 @@ describe("an upgrade that fails leaves the old code serving, and says so", () =>
   it.each([
     ["Moodle cannot say what is needed", { [asked]: 1 }, [asked]],
     ["a node cannot rebuild its component cache", { [asked]: 2, [rebuilt]: 1 }, [asked, rebuilt]],
-    ["cron goes on", { [asked]: 2, [stopped]: 1 }, [asked, rebuilt, stopped, started, ...opened]],
-    ["maintenance mode is refused", { [asked]: 2, [closed]: 1 }, [asked, rebuilt, stopped, closed, started, ...opened]],
+    ["cron goes on", { [asked]: 2, [stopped]: 1 }, [asked, rebuilt, stopped, known, started, ...opened]],
+    ["maintenance mode is refused", { [asked]: 2, [closed]: 1 }, [asked, rebuilt, stopped, closed, known, started, ...opened]],
   ])("%s", async (_, answers, expected) => {
     const { status, steps, last } = await run(new Noted(answers));
     expect(status).toBe(1);
     expect(steps).toEqual(["bring", ...expected]);
-    expect(last).toMatch(/nothing was changed, the old code serves$/);
+    expect(last).toMatch(/(nothing was changed, the old code serves|knows the database and serves on)$/);
+  });
+
+  it.each([
+    ["cron cannot be stopped", { [asked]: 2, [stopped]: 1, [known]: 1 }, true, [stopped, known]],
+    ["maintenance mode cannot be entered", { [asked]: 2, [closed]: 1, [known]: 1 }, true, [closed, known]],
+    ["the database is upgraded and the switch fails again", { [asked]: 0, [known]: 1 }, false, ["switch", known]],
+  ])("a run that follows one that ended half-way opens nothing: %s", async (_, answers, serves, expected) => {
+    const { status, steps, last } = await run(new Noted(answers, true, serves));
+    expect([status, steps.slice(-2)]).toEqual([1, expected]);
+    expect(last).toContain("does not know the database, the site stays open or closed as it is, cron stays stopped: correct what failed");
+  });
+
+  it("a site that cannot be opened again is told, with the way", async () => {
+    const { status, last } = await run(new Noted({ [asked]: 2, [upgraded]: 1, [started]: 1 }));
+    expect([status, last.split("; ")[1]]).toEqual([
+      1,
+      "the old code knows the database, but cron or maintenance mode is not as it was: npm run fleet -- moodle maintenance off",
+    ]);
   });
 
   it("upgrade.php fails and the old code knows the database: it is opened again", async () => {
@@ -110,7 +128,7 @@ describe("an upgrade that fails leaves the old code serving, and says so", () =>
     expect(status).toBe(1);
     expect(steps.slice(5)).toEqual([upgraded, known]);
     expect(last).toContain(
-      "no node was changed, maintenance mode stays on, cron stays stopped: correct the code and run this again, or restore the database",
+      "the old code does not know the database, maintenance mode stays on, cron stays stopped: correct what failed and run this again, or restore the database",
     );
   });
 
@@ -123,11 +141,16 @@ describe("an upgrade that fails leaves the old code serving, and says so", () =>
   });
 
   it("the switch fails: closed stays closed, open stays open, and another run goes on from there", async () => {
-    const outage = await run(new Noted({ [asked]: 2 }, true, false));
-    expect([outage.status, outage.steps.slice(-2)]).toEqual([1, [upgraded, "switch"]]);
-    expect(outage.last).toContain("maintenance mode stays on. Correct what failed and run this again");
-    const none = await run(new Noted({ [asked]: 3 }, true, false));
-    expect([none.status, none.steps.slice(-4)]).toEqual([1, ["switch", started, ...opened]]);
+    const outage = await run(new Noted({ [asked]: 2, [known]: 1 }, true, false));
+    expect([outage.status, outage.steps.slice(-3)]).toEqual([1, [upgraded, "switch", known]]);
+    expect(outage.last).toContain("maintenance mode stays on, cron stays stopped: correct what failed and run this again");
+    const none = await run(new Noted({ [asked]: 3, [known]: 1 }, true, false));
+    expect([none.status, none.steps.slice(-2)]).toEqual([1, ["switch", known]]);
+    expect(none.last).toContain("the site stays open, cron stays stopped");
+    const code = await run(new Noted({ [asked]: 0 }, true, false)); // other code of the same database
+    expect([code.status, code.steps.slice(-5)]).toEqual([1, ["switch", known, started, ...opened]]);
+    const again = await run(new Noted({ [asked]: 0 }));
+    expect([again.status, again.steps.slice(-4)]).toEqual([0, [purged, started, ...opened]]);
   });
 });
 

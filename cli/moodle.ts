@@ -64,7 +64,7 @@ export async function upgrade(moodle: Moodle): Promise<number> {
   }
   if (need !== "nothing" && !(await upgradeDatabase(moodle, need === "outage"))) return 1;
   if (!(await moodle.switchCode())) {
-    moodle.say(`the new code does not serve on every node; ${await fate(moodle, after[need])}`);
+    moodle.say(`the new code does not serve on every node; ${await fate(moodle, need)}`);
     return 1;
   }
   const purged = await moodle.script("live", scripts.purge);
@@ -73,45 +73,42 @@ export async function upgrade(moodle: Moodle): Promise<number> {
   return purged === 0 && reopened ? 0 : 1;
 }
 
-/** How the site is when its database is upgraded. With nothing to upgrade, a run before this one may have closed it. */
-const after = {
-  outage: "maintenance mode stays on",
-  "no outage": "the site stays open",
-  nothing: "the site stays open or closed as it is",
-};
+/** How a site stays that is not opened again. Before anything was done to it, a run before this one may have closed it. */
+const ends = { outage: "maintenance mode stays on", "no outage": "the site stays open", nothing: "site and cron stay as they are" };
 
 /** Whether the new code's upgrade.php went through. */
 async function upgradeDatabase(moodle: Moodle, outage: boolean): Promise<boolean> {
   // Before maintenance mode: visitors need not wait for what cron is doing.
   if (moodle.cron && (await moodle.script("live", scripts.cron, `--disable-wait=${cronSeconds}`)) !== 0) {
-    moodle.say(`cron could not be stopped; ${await fate(moodle, after.nothing)}`);
+    moodle.say(`cron could not be stopped; ${await fate(moodle, "nothing")}`);
     return false;
   }
   if (outage && (await moodle.script("live", scripts.maintenance, "--enable")) !== 0) {
-    moodle.say(`maintenance mode could not be entered; ${await fate(moodle, after.nothing)}`);
+    moodle.say(`maintenance mode could not be entered; ${await fate(moodle, "nothing")}`);
     return false;
   }
   const status = await moodle.script("new", scripts.upgrade, "--non-interactive", ...(outage ? [] : ["--maintenance=0"]));
   if (status === 0) return true;
-  const site = outage ? after.outage : after["no outage"];
+  const done = outage ? "outage" : "no outage";
   if (status === lost) {
-    moodle.say(`how upgrade.php of the new code ended is not known; no node was changed, ${stays(moodle, site)}: run this again`);
+    moodle.say(`how upgrade.php of the new code ended is not known; no node was changed, ${stays(moodle, done)}: run this again`);
   } else {
-    moodle.say(`upgrade.php of the new code failed (exit ${status}); ${await fate(moodle, site)}`);
+    moodle.say(`upgrade.php of the new code failed (exit ${status}); ${await fate(moodle, done)}`);
   }
   return false;
 }
 
-const stays = (moodle: Moodle, site: string): string => (moodle.cron ? `${site}, cron stays stopped` : site);
+const stays = (moodle: Moodle, done: keyof typeof ends): string =>
+  moodle.cron && done !== "nothing" ? `${ends[done]}, cron stays stopped` : ends[done];
 
 /**
  * What becomes of the site after a failure: cron and visitors may go on where the old code knows the database on
  * every node. Where it does not, as after an upgrade that ended half-way, be it one of an earlier run, nothing is opened.
  */
-async function fate(moodle: Moodle, site: string): Promise<string> {
+async function fate(moodle: Moodle, done: keyof typeof ends): Promise<string> {
   if (!(await moodle.everywhere("live", scripts.upgrade, "--is-pending"))) {
     const ways = "correct what failed and run this again, or restore the database and then: npm run fleet -- moodle maintenance off";
-    return `the old code does not know the database, ${stays(moodle, site)}: ${ways}`;
+    return `the old code does not know the database, ${stays(moodle, done)}: ${ways}`;
   }
   if (await reopen(moodle)) return "the old code knows the database and serves on";
   return "the old code knows the database, but cron or maintenance mode is not as it was: npm run fleet -- moodle maintenance off";

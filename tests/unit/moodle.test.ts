@@ -105,7 +105,7 @@ describe("an upgrade that fails leaves the old code serving, and says so", () =>
   ])("a run that follows one that ended half-way opens nothing: %s", async (_, answers, serves, expected) => {
     const { status, steps, last } = await run(new Noted(answers, true, serves));
     expect([status, steps.slice(-2)]).toEqual([1, expected]);
-    expect(last).toContain("does not know the database, the site stays open or closed as it is, cron stays stopped: correct what failed");
+    expect(last).toContain("does not know the database, site and cron stay as they are: correct what failed");
   });
 
   it("a site that cannot be opened again is told, with the way", async () => {

@@ -62,7 +62,7 @@ export async function upgrade(moodle: Moodle): Promise<number> {
     moodle.say("a node could not rebuild the component cache of the new code; nothing was changed, the old code serves");
     return 1;
   }
-  if (need !== "nothing" && !(await upgradeDatabase(moodle, need === "outage"))) return 1;
+  if (need !== "nothing" && !(await upgradeDatabase(moodle, need))) return 1;
   if (!(await moodle.switchCode())) {
     moodle.say(`the new code does not serve on every node; ${await fate(moodle, need)}`);
     return 1;
@@ -77,7 +77,8 @@ export async function upgrade(moodle: Moodle): Promise<number> {
 const ends = { outage: "maintenance mode stays on", "no outage": "the site stays open", nothing: "site and cron stay as they are" };
 
 /** Whether the new code's upgrade.php went through. */
-async function upgradeDatabase(moodle: Moodle, outage: boolean): Promise<boolean> {
+async function upgradeDatabase(moodle: Moodle, need: "outage" | "no outage"): Promise<boolean> {
+  const outage = need === "outage";
   // Before maintenance mode: visitors need not wait for what cron is doing.
   if (moodle.cron && (await moodle.script("live", scripts.cron, `--disable-wait=${cronSeconds}`)) !== 0) {
     moodle.say(`cron could not be stopped; ${await fate(moodle, "nothing")}`);
@@ -89,11 +90,10 @@ async function upgradeDatabase(moodle: Moodle, outage: boolean): Promise<boolean
   }
   const status = await moodle.script("new", scripts.upgrade, "--non-interactive", ...(outage ? [] : ["--maintenance=0"]));
   if (status === 0) return true;
-  const done = outage ? "outage" : "no outage";
   if (status === lost) {
-    moodle.say(`how upgrade.php of the new code ended is not known; no node was changed, ${stays(moodle, done)}: run this again`);
+    moodle.say(`how upgrade.php of the new code ended is not known; no node was changed, ${stays(moodle, need)}: run this again`);
   } else {
-    moodle.say(`upgrade.php of the new code failed (exit ${status}); ${await fate(moodle, done)}`);
+    moodle.say(`upgrade.php of the new code failed (exit ${status}); ${await fate(moodle, need)}`);
   }
   return false;
 }

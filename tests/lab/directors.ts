@@ -26,15 +26,15 @@ export async function knownHolder(): Promise<string | undefined> {
   return undefined;
 }
 
-/** Seconds beside what VRRP needs. */
-const half = 0.5;
+/** Seconds that an outage may take beside what VRRP needs. */
+const margin = 0.5;
 
 /** Longest that clients may be without the VIP when a director dies: what VRRP needs (RFC 9568), and half a second. */
 export async function longestOutage(dead: string): Promise<number> {
   const text = await on(other(dead), "sudo cat /etc/keepalived/fleet.conf");
   const value = (name: string): number => Number(new RegExp(`^ *${name} (\\S+)$`, "m").exec(text)?.[1]);
   const advert = value("advert_int");
-  return 3 * advert + ((256 - value("priority")) / 256) * advert + half;
+  return 3 * advert + ((256 - value("priority")) / 256) * advert + margin;
 }
 
 /** Weights of all entries of a machine in a director's table, asked of its responder: an answer takes some milliseconds. */
@@ -166,7 +166,7 @@ export async function stunLive(seconds: number): Promise<Stun> {
   const after = [frozen, ...seen.answers.filter((at) => at > frozen)];
   const silences = after.slice(1).map((at, i) => ({ silence: at - (after[i] ?? at), broken: at }));
   const { silence, broken } = silences.reduce((all, each) => (each.silence > all.silence ? each : all));
-  const paused = Math.max(...after.slice(1).map((at, i) => at - Math.max(thawed, after[i] ?? at)));
+  const paused = Math.max(...silences.map((each) => Math.min(each.silence, each.broken - thawed)));
   const again = seen.failed > 0 ? Math.max(broken, ended - seen.quiet) : broken;
   return {
     seen,
@@ -181,7 +181,7 @@ export async function stunLive(seconds: number): Promise<Stun> {
 
 /** Clients saw the stun, and were without the VIP for at most 2 s more than it, or than the other director needs to take over. */
 export function expectNoLonger({ seen, silence, answersAgain, paused, longest }: Stun, length: number): void {
-  const takeOver = longest - half;
+  const takeOver = longest - margin;
   expect(silence).toBeGreaterThan(0.8 * Math.min(length, 2));
   for (const time of [silence, seen.outage])
     expect(time, JSON.stringify(seen.failures)).toBeLessThanOrEqual(Math.min(length, takeOver) + 2);

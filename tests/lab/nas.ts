@@ -105,7 +105,9 @@ async function answers(seconds: number): Promise<void> {
     else for (const [host] of answered.join("").matchAll(/php[12]/g)) awake.add(host);
     if (awake.size === 2 && (await liveWeights()).every((weight) => weight === 1)) return;
   }
-  throw new Error(`not all of ${Object.values(places).join(", ")} answer within a second, ${seconds} s after the NAS is back`);
+  throw new Error(
+    `not all of ${Object.values(places).join(", ")} answer within a second and are balanced, ${seconds} s after the NAS is back`,
+  );
 }
 
 /** A table of what answered. */

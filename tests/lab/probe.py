@@ -10,10 +10,9 @@ has it and every browser does) or post (a POST whose body takes POST_SECONDS to 
 Prints one JSON line: {sent, failed, outage, span, quiet, p99, kinds, bodies, errors, failures, resent, latencies, answers}.
 `outage` is the time from the first failed request of the longest run of failures to the first answer to one that came
 after them, `span` from the first failed request of all to the last, `quiet` from the first answer to one that came after
-the last of them (or the begin) to the end; `latencies`,
-one for each request in the order of their ticks, count from the tick, so a stall of the client counts too; `answers` are
-the times of day at which good answers were there, in order. `errors` are
-counted by status, and by the body where that is one word. Ends after the tick when its standard input is closed.
+the last of them (or the begin) to the end; `latencies`, one for each request in the order of their ticks, count from the
+tick, so a stall of the client counts too; `answers` are the times of day at which good answers were there, in order.
+`errors` are counted by status, and by the body where that is one word. Ends after the tick when its standard input is closed.
 """
 
 import collections

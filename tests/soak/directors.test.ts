@@ -38,6 +38,16 @@ import { clear } from "./scripts";
 
 const both = <T>(act: (name: string) => Promise<T>): Promise<T[]> => Promise.all(directors.map(act));
 
+/** Of directors that hear each other again: seconds until one holds the VIP; which one does 5 s later, and where clients send. */
+async function oneAgain(): Promise<{ alone: number; holder: string | undefined; known: string | undefined }> {
+  const since = Date.now();
+  await until(async () => (await holders()).length === 1, 10, "one holds the VIP");
+  const alone = (Date.now() - since) / 1000;
+  await sleep(5);
+  const [holder] = await holders();
+  return { alone, holder, known: await knownHolder() };
+}
+
 beforeAll(putFile);
 afterAll(() => clear("status"));
 afterEach(settled);
@@ -136,12 +146,7 @@ describe("the directors do not hear each other, and all else is well", () => {
     await until(async () => (await holders()).length === 2, 20, "both hold the VIP");
     await sleep(10);
     await both((name) => deaf(name, "del"));
-    const since = Date.now();
-    await until(async () => (await holders()).length === 1, 10, "one holds the VIP");
-    const alone = (Date.now() - since) / 1000;
-    await sleep(5);
-    const [holder] = await holders();
-    const known = await knownHolder();
+    const { alone, holder, known } = await oneAgain();
     const seen = await probe.stop();
     const broken = await transfers.ended();
     process.stdout.write(
@@ -192,12 +197,7 @@ describe("the live director is cut off", () => {
     const healed = startProbe();
     await sleep(1);
     await order(name, "heal");
-    const since = Date.now();
-    await until(async () => (await holders()).length === 1, 10, "one holds the VIP");
-    const alone = (Date.now() - since) / 1000;
-    await sleep(5);
-    const [holder] = await holders();
-    const known = await knownHolder();
+    const { alone, holder, known } = await oneAgain();
     const after = await healed.stop();
     process.stdout.write(
       `\nthe live director is cut off: outage ${seen.outage} s of ${longest.toFixed(1)}; plugged in: one holder after ${alone.toFixed(1)} s, outage ${after.outage} s\n`,

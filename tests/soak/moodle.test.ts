@@ -133,9 +133,15 @@ interface Said {
 }
 const said = async (...options: string[]): Promise<Said> => JSON.parse((await get("/index.php", ...options)).out) as Said;
 
-/** What every node says of itself, past the balancing. */
-const everyNode = (names: readonly string[]): Promise<Said[]> =>
-  Promise.all(names.map(async (name) => JSON.parse((await getAt((await machine(name)).Address, "/index.php")).out) as Said));
+/** What each of these nodes answers, past the balancing. */
+const atEach = (names: readonly string[], file: string): Promise<string[]> =>
+  Promise.all(names.map(async (name) => (await getAt((await machine(name)).Address, file)).out));
+/** What every node says of itself. */
+const everyNode = async (names: readonly string[]): Promise<Said[]> =>
+  (await atEach(names, "/index.php")).map((text) => JSON.parse(text) as Said);
+
+/** What the application's database answers. */
+const query = async (sql: string): Promise<string> => (await on("annex", `echo "${sql}" | sudo mariadb -N moodle`)).trim();
 
 /** A visitor who comes back all the time with one cookie; `stop` comes back once more and tells the visits that were counted, -1 where none was. */
 function visitor(): { stop: () => Promise<number[]> } {
@@ -280,9 +286,8 @@ describe("four nodes", () => {
 
   it("run cron once a minute, on one node each, also when that one is killed", async () => {
     const runs = async (): Promise<{ host: string; minute: string }[]> => {
-      const rows = await on("annex", "echo 'SELECT host, minute FROM mdl_cron ORDER BY id' | sudo mariadb -N moodle");
+      const rows = await query("SELECT host, minute FROM mdl_cron ORDER BY id");
       return rows
-        .trim()
         .split("\n")
         .filter(Boolean)
         .map((row) => row.split("\t"))
@@ -344,8 +349,7 @@ describe("scaling is an edit of the stack's configuration", () => {
 describe("an upgrade", () => {
   const releases = async (): Promise<string[]> => [...new Set((await everyNode(first)).map((n) => n.release.split(" ")[0] ?? ""))];
 
-  const cronEnabled = async (): Promise<string> =>
-    (await on("annex", `echo "SELECT value FROM mdl_config WHERE name = 'cron_enabled'" | sudo mariadb -N moodle`)).trim();
+  const cronEnabled = (): Promise<string> => query("SELECT value FROM mdl_config WHERE name = 'cron_enabled'");
 
   it("that `up` alone would skip is refused, by name, and the old code serves", async () => {
     const config = stack({ commit: commits.outage });
@@ -402,9 +406,7 @@ describe("an upgrade", () => {
   it("with an outage whose upgrade.php fails half-way changes no node and leaves maintenance on; corrected code goes on from there", async () => {
     const outcome = await underLoad("upgrade that fails half-way, and its correction", async () => {
       const failed = await moodle("upgrade", stack({ commit: commits.halfway }));
-      const everywhere = (file: string): Promise<string[]> =>
-        Promise.all(first.map(async (name) => (await getAt((await machine(name)).Address, file)).out.slice(0, 11)));
-      const [light, pages] = [await everywhere("/health.php"), await everywhere("/index.php")];
+      const [light, pages] = [await atEach(first, "/health.php"), await atEach(first, "/index.php")];
       return { failed, light, pages, cron: await cronEnabled(), mended: await moodle("upgrade", stack({ commit: commits.corrected })) };
     });
     const { failed, light, pages, cron, mended } = outcome.result;

@@ -53,6 +53,13 @@ function tell(what: string, seen: Seen): void {
   );
 }
 
+/** How long something takes, in seconds. */
+async function secondsOf(work: () => Promise<unknown>): Promise<number> {
+  const begun = Date.now();
+  await work();
+  return (Date.now() - begun) / 1000;
+}
+
 /** Four visitors a second, on eight children, while a fault lasts. */
 async function during(
   what: string,
@@ -67,9 +74,7 @@ async function during(
   const ending = Date.now() + seconds * 1000;
   const known: number[] = []; // phpredis asks most often for a visitor whose session was there before
   while (Date.now() < ending) {
-    const since = Date.now();
-    await visit("status.lab.test", "known");
-    known.push((Date.now() - since) / 1000);
+    known.push(await secondsOf(() => visit("status.lab.test", "known")));
     await sleep(0.5);
   }
   const [seen, plain] = await Promise.all([probe.stop(), beside.stop()]);
@@ -132,9 +137,7 @@ describe("Redis", () => {
     await curl(page, "-b", jar, "-c", jar);
     const holder = curl(`${page}?s=4`, "-b", jar);
     await sleep(1);
-    const begun = Date.now();
-    await curl(page, "-b", jar);
-    const waited = (Date.now() - begun) / 1000;
+    const waited = await secondsOf(() => curl(page, "-b", jar));
     rows.push(`lock of a visitor's own  given up after ${waited.toFixed(2)} s`);
     expect(waited).toBeGreaterThan(0.8);
     expect(waited).toBeLessThan(waits + own);
@@ -210,9 +213,7 @@ describe("Memcached", () => {
     const all = async (): Promise<number[]> => {
       const visits: number[] = [];
       for (const visitor of visitors) {
-        const begun = Date.now();
-        visits.push(await visit(host, visitor));
-        seconds.push((Date.now() - begun) / 1000);
+        seconds.push(await secondsOf(async () => visits.push(await visit(host, visitor))));
       }
       return visits;
     };
